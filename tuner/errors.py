@@ -1,0 +1,25 @@
+"""The error family: every error a user can cause or mend is a `TunerError` with a one-line message."""
+
+
+class TunerError(Exception):
+    """An error told to the user in one line: what was found, where, and what is allowed."""
+
+
+class ConfigError(TunerError):
+    """A setting, flag or plan file that cannot be honoured."""
+
+
+class ModelError(TunerError):
+    """A model that cannot be read, has no usable inputs or outputs, or does not run."""
+
+
+class DatasetError(TunerError):
+    """A record, image or annotation that cannot be used."""
+
+
+class QuantizationError(TunerError):
+    """A plan that cannot be lowered to an int8 graph."""
+
+
+class EvaluationError(TunerError):
+    """A graph that ran, but whose accuracy could not be measured."""

@@ -1,0 +1,59 @@
+"""Files that are either whole or absent: written under a temporary name, then renamed; and their content hashes."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tuner.errors import TunerError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises TunerError naming the path when the folder cannot be written or the disk is full.
+    """
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    _write_then_rename(path, fill)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text as `write_bytes` does."""
+    write_bytes(path, content.encode())
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` make a folder under a temporary name, then put it in the place of `path`."""
+    _write_then_rename(path, fill)
+
+
+def _write_then_rename(path: Path, fill: Callable[[Path], None]) -> None:
+    scratch: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = scratch / path.name
+        fill(temporary)
+        if path.is_dir() and not path.is_symlink():
+            # A folder cannot be replaced in one step: the old one moves aside first and goes last.
+            path.rename(scratch / "replaced")
+        temporary.replace(path)
+    except OSError as error:
+        raise TunerError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of one file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,126 @@
+"""A per-operator precision decision as a value: what one operator computes in, and the plan of all of them."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from tuner.errors import ConfigError
+
+
+class Dtype(StrEnum):
+    """The number format in which an operator multiplies."""
+
+    INT8 = "int8"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+class Granularity(StrEnum):
+    """How many scales a weight tensor has: one, or one for each output channel."""
+
+    PER_TENSOR = "per_tensor"
+    PER_CHANNEL = "per_channel"
+
+
+@dataclass(frozen=True, slots=True)
+class OpPrecision:
+    """How one operator is computed. `weight_granularity` has a meaning for int8 only."""
+
+    dtype: Dtype = Dtype.INT8
+    weight_granularity: Granularity = Granularity.PER_CHANNEL
+
+    def to_json(self) -> dict[str, str]:
+        """The decision as a JSON object; settings without meaning for the dtype are left out."""
+        if self.dtype is not Dtype.INT8:
+            return {"dtype": self.dtype.value}
+        return {"dtype": self.dtype.value, "weight_granularity": self.weight_granularity.value}
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> "OpPrecision":
+        """Read `to_json` back. `where` names the place in error messages. Raises ConfigError."""
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a mapping with the key dtype, got {value!r}")
+        unknown = sorted(set(map(str, value)) - {"dtype", "weight_granularity"})
+        if unknown:
+            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; allowed are dtype, weight_granularity")
+        return cls(
+            _member(Dtype, value.get("dtype", Dtype.INT8), f"{where}.dtype"),
+            _member(
+                Granularity,
+                value.get("weight_granularity", Granularity.PER_CHANNEL),
+                f"{where}.weight_granularity",
+            ),
+        )
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+FP32 = OpPrecision(Dtype.FP32)
+INT8 = OpPrecision(Dtype.INT8)
+
+
+@dataclass(frozen=True)
+class PrecisionPlan(Mapping[str, OpPrecision]):
+    """One decision for every quantisable operator, by the operator's node name; the rest of a graph is float."""
+
+    ops: Mapping[str, OpPrecision] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", MappingProxyType(dict(sorted(self.ops.items()))))
+
+    def __getitem__(self, op: str) -> OpPrecision:
+        return self.ops[op]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ops)
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PrecisionPlan) and dict(self.ops) == dict(other.ops)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the canonical JSON form: equal plans have equal hashes on any machine."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def with_ops(self, ops: Iterable[str], precision: OpPrecision) -> "PrecisionPlan":
+        """A copy in which each of `ops` is decided as `precision`. Raises ConfigError for an op not in the plan."""
+        changed = dict(self.ops)
+        for op in ops:
+            if op not in changed:
+                raise ConfigError(f"op {op!r} is not in the plan of {len(self)} ops")
+            changed[op] = precision
+        return PrecisionPlan(changed)
+
+    def count(self) -> dict[Dtype, int]:
+        """How many operators each dtype has; every dtype is a key."""
+        found = Counter(precision.dtype for precision in self.ops.values())
+        return {dtype: found[dtype] for dtype in Dtype}
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """The plan as a JSON object, op name -> decision, sorted by name."""
+        return {op: precision.to_json() for op, precision in self.ops.items()}
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "plan") -> "PrecisionPlan":
+        """Read `to_json` back. Raises ConfigError naming `where` and the op."""
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a mapping of op names to decisions, got {type(value).__name__}")
+        return cls({str(op): OpPrecision.from_json(entry, f"{where}.{op}") for op, entry in value.items()})
+
+
+def _member(kind: type[_Choice], value: Any, where: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{where}: got {value!r}; expected one of {', '.join(kind)}") from None
