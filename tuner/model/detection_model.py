@@ -1,0 +1,49 @@
+"""A trained detector as one frozen graph with named inputs and outputs."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+import tensorflow as tf
+
+
+class ModelFormat(StrEnum):
+    """The form in which a detector lies on disk."""
+
+    FROZEN_GRAPH = "frozen graph"
+    CHECKPOINT = "TF1 checkpoint"
+    SAVED_MODEL = "SavedModel"
+    KERAS = "Keras"
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionModel:
+    """One frozen graph: no variables, pruned to what the outputs need.
+
+    graph_def: immutable by convention, since protobuf cannot enforce it: whoever changes a graph copies it first
+        and hands the copy to `with_graph`. Size and hash are computed once and rely on this.
+    inputs, outputs: tensor names with their index, "image_tensor:0".
+    source: the file or folder it was read from. format: what was found there.
+    """
+
+    graph_def: tf.compat.v1.GraphDef = field(repr=False)
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: Path
+    format: ModelFormat
+
+    def with_graph(self, graph_def: tf.compat.v1.GraphDef) -> "DetectionModel":
+        """The same detector, computed by another graph that has the same inputs and outputs."""
+        return replace(self, graph_def=graph_def)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Size of the serialised graph."""
+        return int(self.graph_def.ByteSize())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the deterministic serialisation: equal graphs have equal hashes."""
+        return hashlib.sha256(self.graph_def.SerializeToString(deterministic=True)).hexdigest()

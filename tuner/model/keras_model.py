@@ -1,0 +1,31 @@
+"""Keras files, `.keras` and `.h5`, traced once into a graph."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from tuner.errors import ModelError
+from tuner.model.freezing import FrozenGraph, freeze_function
+from tuner.model.tensorflow_error import first_line
+
+
+def freeze_keras_model(path: Path) -> FrozenGraph:
+    """The model in inference mode, its outputs named as the model names them (the keys of a dictionary output).
+
+    Code inside the file (Lambda layers) is refused. Raises ModelError for what Keras cannot load.
+    """
+    try:
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras has no error family: a file may make it raise anything at all.
+        raise ModelError(f"Keras cannot load it: {first_line(error)}") from error
+    if not model.inputs:
+        raise ModelError("a Keras model without defined inputs: build it with an Input layer before saving")
+
+    def infer(*images: tf.Tensor) -> object:
+        return model(list(images) if len(images) > 1 else images[0], training=False)
+
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
+    function = tf.function(infer, autograph=False).get_concrete_function(*specs)
+    results = function.structured_outputs
+    names = sorted(results) if isinstance(results, dict) else list(model.output_names)
+    return freeze_function(function, names)

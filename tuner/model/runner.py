@@ -1,0 +1,119 @@
+"""Running a frozen detector on images."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner.detections import Detections
+from tuner.errors import ModelError
+from tuner.model.detection_model import DetectionModel
+from tuner.model.endpoints import DETECTION_OUTPUTS
+from tuner.model.tensorflow_error import first_line
+
+
+class ModelRunner:
+    """A session over one model, built once and used for many images; a context manager that frees it.
+
+    TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN): they are what a deployed
+    model runs with. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
+
+    Raises ModelError when the graph cannot be built, or has not exactly one input.
+    """
+
+    def __init__(self, model: DetectionModel, intra_op_threads: int = 0, inter_op_threads: int = 0) -> None:
+        if len(model.inputs) != 1:
+            raise ModelError(
+                f"{model.source}: needs one image input, has {len(model.inputs)}: {', '.join(model.inputs)}"
+            )
+        self._model = model
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=intra_op_threads,
+            inter_op_parallelism_threads=inter_op_threads,
+            # Graphs trained elsewhere may pin nodes to a GPU.
+            allow_soft_placement=True,
+        )
+        with tf.Graph().as_default() as graph:
+            try:
+                tf.import_graph_def(model.graph_def, name="")
+                self._input = graph.get_tensor_by_name(model.inputs[0])
+                self._session = tf.compat.v1.Session(graph=graph, config=config)
+                self._run = self._session.make_callable(list(model.outputs), feed_list=[self._input])
+            except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+                raise ModelError(f"{model.source}: cannot be run: {first_line(error)}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the session and its buffers."""
+        self._session.close()
+
+    def run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Every output of the model, by its tensor name as in `model.outputs`.
+
+        images: [N, H, W, 3], cast to the input's dtype. Raises ModelError for a shape that the input does not take,
+        or when TensorFlow fails.
+        """
+        feed = self._as_fed(images)
+        try:
+            values = self._run(feed)
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
+        return dict(zip(self._model.outputs, values, strict=True))
+
+    def fetch(self, tensors: Sequence[str], images: NDArray[Any]) -> list[NDArray[Any]]:
+        """The values of any tensors of the graph, in the order asked for. Arguments and errors as `run`."""
+        feed = self._as_fed(images)
+        try:
+            return list(self._session.run(list(tensors), {self._input: feed}))
+        except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+            raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
+
+    def detect(self, image: NDArray[np.uint8]) -> Detections:
+        """The objects found in one image of [H, W, 3] uint8.
+
+        Raises ModelError for a model without the four detection outputs, or with outputs of another shape than
+        [1, N, 4], [1, N], [1, N] and one number.
+        """
+        missing = [name for name in DETECTION_OUTPUTS if f"{name}:0" not in self._model.outputs]
+        if missing:
+            raise ModelError(
+                f"{self._model.source}: no detection outputs: found {', '.join(self._model.outputs)}; "
+                f"need {', '.join(DETECTION_OUTPUTS)}"
+            )
+        values = self.run(image[np.newaxis])
+        boxes, scores, classes, number = (values[f"{name}:0"] for name in DETECTION_OUTPUTS)
+        shapes = (boxes.shape, scores.shape, classes.shape, number.size)
+        slots = scores.shape[-1] if scores.ndim else 0
+        if shapes != ((1, slots, 4), (1, slots), (1, slots), 1):
+            raise ModelError(
+                f"{self._model.source}: detection outputs of shapes {boxes.shape}, {scores.shape}, {classes.shape}, "
+                f"{number.shape}; expected [1, N, 4], [1, N], [1, N] and [1]"
+            )
+        count = min(int(number.reshape(())), slots)
+        return Detections(
+            boxes[0, :count].astype(np.float32),
+            scores[0, :count].astype(np.float32),
+            np.rint(classes[0, :count]).astype(np.int64),
+        )
+
+    def _as_fed(self, images: NDArray[Any]) -> NDArray[Any]:
+        if not self._input.shape.is_compatible_with(images.shape):
+            raise ModelError(
+                f"{self._model.source}: input {self._input.name} takes the shape {self._input.shape}; "
+                f"an image batch of {images.shape} cannot be fed"
+            )
+        if not (self._input.dtype.is_floating or self._input.dtype.is_integer):
+            raise ModelError(
+                f"{self._model.source}: input {self._input.name} takes {self._input.dtype.name}, not an image's numbers"
+            )
+        return images.astype(self._input.dtype.as_numpy_dtype, copy=False)
