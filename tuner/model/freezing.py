@@ -52,4 +52,28 @@ def freeze_function(function: tf.types.experimental.ConcreteFunction, results: S
         raise ModelError(f"{len(resources)} resources that are not variables cannot be frozen: {resources[0]}")
     graph_def = frozen.graph.as_graph_def()
     outputs = add_named_outputs(graph_def, dict(zip(results, frozen.outputs, strict=True)))
-    return FrozenGraph(graph_def, outputs, dict(zip(results, outputs, strict=True)))
+    return FrozenGraph(_in_dependency_order(graph_def, outputs), outputs, dict(zip(results, outputs, strict=True)))
+
+
+def _in_dependency_order(graph_def: tf.compat.v1.GraphDef, outputs: Sequence[str]) -> tf.compat.v1.GraphDef:
+    """The same graph with every node after its inputs, walked from `outputs`.
+
+    Function inlining leaves the nodes, the control inputs of a node and one attribute of tracing different from call
+    to call; one file must always give one graph.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    for node in graph_def.node:
+        node.input[:] = [name for name in node.input if name[0] != "^"] + sorted(n for n in node.input if n[0] == "^")
+        node.attr.pop("_has_manual_control_dependencies", None)
+    ordered = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    entered: set[str] = set()
+    pending = [(name.partition(":")[0], False) for name in reversed(outputs)]
+    while pending:
+        name, inputs_done = pending.pop()
+        if inputs_done:
+            ordered.node.append(nodes[name])
+        elif name not in entered:
+            entered.add(name)
+            pending.append((name, True))
+            pending += [(source.lstrip("^").partition(":")[0], False) for source in reversed(nodes[name].input)]
+    return ordered
