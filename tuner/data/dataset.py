@@ -1,0 +1,171 @@
+"""An annotated set of images in a fixed order, whatever its files look like."""
+
+import glob
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from tuner.data.annotations import did_you_mean
+from tuner.data.images import Entry, ImageStore, map_ahead
+from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
+from tuner.data.record_files import find_record_files, read_record_files
+from tuner.detections import Sample
+from tuner.errors import DatasetError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectionDataset:
+    """Annotated images; iterating gives a `Sample` for each, in the same order every time.
+
+    Images are decoded in parallel a few ahead of the reader, and those that fit the memory budget only once.
+    Iterating raises DatasetError for an image that cannot be read or decoded, or has another size than annotated.
+
+    entries: the images and their annotations, not yet decoded, in the order of the records or of the JSON.
+    category_ids: the categories of the JSON; of records, those that occur.
+    skipped: one message for each bad record that was left out.
+    """
+
+    entries: tuple[Entry, ...]
+    category_ids: frozenset[int]
+    skipped: tuple[str, ...] = ()
+    _store: ImageStore = field(default_factory=lambda: ImageStore(0), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map_ahead(self._sample, self.entries)
+
+    def first(self, count: int) -> "DetectionDataset":
+        """The first `count` images, or all when there are fewer; decoded images are shared with this set."""
+        return replace(self, entries=self.entries[:count])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the content in its order: ids, sizes, annotations and encoded images, not file names.
+
+        Reads every image once, the first time it is asked for.
+        """
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            truth = entry.ground_truth
+            lists = (truth.boxes, truth.category_ids, truth.is_crowd, truth.areas_px)
+            facts = [entry.image_id, entry.height, entry.width, *(values.tolist() for values in lists)]
+            digest.update(json.dumps(facts).encode())
+            digest.update(hashlib.sha256(entry.read()).digest())
+        return digest.hexdigest()
+
+    def _sample(self, entry: Entry) -> Sample:
+        return Sample(entry.image_id, entry.name, self._store.load(entry), entry.ground_truth)
+
+
+def open_dataset(
+    location: Path,
+    *,
+    image_dir: Path | None = None,
+    annotations: Path | None = None,
+    label_map: Mapping[str, int] | None = None,
+    limit: int | None = None,
+    skip_bad_records: bool = False,
+    cache_mb: int = 512,
+) -> DetectionDataset:
+    """Open TFRecords of the Object Detection API, or images with a COCO instances JSON.
+
+    location: a record file, a folder with the shards of one set, a glob of record files; or an instances JSON, or a
+    folder that holds one (there or in `annotations`).
+    image_dir, annotations: for JSON sets, where they are not found by themselves; relative to the folder.
+    label_map: for records, category name -> id; see `decode_example`.
+    limit: at most so many images, the first good ones.
+    skip_bad_records: leave bad records out, log how many, and keep their messages in `skipped`; every image is then
+    decoded once now, so that the set does not shrink later.
+    cache_mb: the memory in MiB for decoded images.
+
+    Raises DatasetError for a location that is none of these, an empty set, and, without `skip_bad_records`, the
+    first bad record, image entry or annotation, naming index and key.
+    """
+    if limit is not None and limit < 1:
+        raise DatasetError(f"{location}: limit: got {limit}; expected at least 1 image")
+    store = ImageStore(cache_mb * 2**20)
+    categories, items = _open(location, image_dir, annotations, label_map)
+    items = _refuse_repeated_ids(items)
+    if skip_bad_records:
+        items = map_ahead(lambda item: _refuse_undecodable(item, store), items)
+    entries: list[Entry] = []
+    skipped: list[str] = []
+    for item in items:
+        if isinstance(item, Entry):
+            entries.append(item)
+            if len(entries) == limit:
+                break
+        elif skip_bad_records:
+            skipped.append(str(item))
+        else:
+            raise item
+    if not entries:
+        raise DatasetError(f"{location}: holds no usable image" + (f"; first: {skipped[0]}" if skipped else ""))
+    if skipped:
+        _log.warning("%s: %d bad records skipped; first: %s", location, len(skipped), skipped[0])
+    if categories is None:
+        categories = frozenset(itertools.chain(*(entry.ground_truth.category_ids.tolist() for entry in entries)))
+    return DetectionDataset(tuple(entries), categories, tuple(skipped), store)
+
+
+_Items = Iterator[Entry | DatasetError]
+
+
+def _open(
+    location: Path, image_dir: Path | None, annotations: Path | None, label_map: Mapping[str, int] | None
+) -> tuple[frozenset[int] | None, _Items]:
+    """The category ids where the files list them, and what they hold."""
+    records = None if annotations or image_dir or location.suffix == ".json" else _find_records(location)
+    if records:
+        return None, read_record_files(records, label_map)
+    if label_map is not None:
+        raise DatasetError(f"{location}: a label map is for TFRecords; a COCO JSON brings its own categories")
+    if location.suffix == ".json":
+        if annotations:
+            raise DatasetError(f"{location}: is an annotations file itself; {annotations} was given as well")
+        folder, path = location.parent, location
+    else:
+        folder = location
+        path = folder / annotations if annotations else find_instances_file(folder)
+    instances = load_instances(path)
+    images = folder / image_dir if image_dir else find_image_folder(instances)
+    return frozenset(instances.categories), read_instances(instances, images)
+
+
+def _find_records(location: Path) -> tuple[Path, ...]:
+    if location.is_dir():
+        return find_record_files(location)
+    if location.is_file():
+        return (location,)
+    found = tuple(Path(name) for name in sorted(glob.glob(str(location))))  # noqa: PTH207 - absolute patterns too
+    if not found:
+        beside = [path.name for path in location.parent.iterdir()] if location.parent.is_dir() else []
+        raise DatasetError(f"{location}: no such file or folder{did_you_mean(location.name, beside)}")
+    return found
+
+
+def _refuse_repeated_ids(items: Iterable[Entry | DatasetError]) -> _Items:
+    seen: dict[int, str] = {}
+    for item in items:
+        if isinstance(item, Entry) and seen.setdefault(item.image_id, item.where) != item.where:
+            yield DatasetError(f"{item.where}: image id {item.image_id} was used before, by {seen[item.image_id]}")
+        else:
+            yield item
+
+
+def _refuse_undecodable(item: Entry | DatasetError, store: ImageStore) -> Entry | DatasetError:
+    if isinstance(item, Entry):
+        try:
+            store.load(item)
+        except DatasetError as error:
+            return error
+    return item

@@ -1,0 +1,174 @@
+"""A folder of images with a COCO instances JSON, as entries."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuner.data.annotations import check_ground_truth
+from tuner.data.images import Entry
+from tuner.detections import GroundTruth
+from tuner.errors import DatasetError
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """The three tables of an instances JSON, as they stand in the file.
+
+    categories: id -> name.
+    """
+
+    path: Path
+    images: Sequence[Any]
+    annotations: Sequence[Any]
+    categories: Mapping[int, str]
+
+
+def load_instances(path: Path) -> Instances:
+    """Read an instances JSON. Raises DatasetError when it cannot be read or lacks one of the three lists."""
+    try:
+        table = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: is no JSON file: {error}") from None
+    lists = []
+    for key in ("images", "annotations", "categories"):
+        value = table.get(key) if isinstance(table, dict) else None
+        if not isinstance(value, list):
+            raise DatasetError(
+                f"{path}: {key}: expected a list, got {type(value).__name__}; "
+                "a COCO instances file has the lists images, annotations, categories"
+            )
+        lists.append(value)
+    categories = {}
+    for index, category in enumerate(lists[2]):
+        where = f"{path}: categories[{index}]"
+        categories[_integer(category, "id", where)] = _text(category, "name", where)
+    return Instances(path, lists[0], lists[1], categories)
+
+
+def find_instances_file(folder: Path) -> Path:
+    """The one instances JSON in a folder or its `annotations` folder.
+
+    Files called instances*.json go before others. Raises DatasetError when there is none, or more than one.
+    """
+    for pattern in ("instances*.json", "*.json"):
+        found = sorted([*folder.glob(pattern), *folder.glob(f"annotations/{pattern}")])
+        if len(found) > 1:
+            names = ", ".join(str(path.relative_to(folder)) for path in found)
+            raise DatasetError(f"{folder}: holds several annotation files; name one of {names}")
+        if found:
+            return found[0]
+    raise DatasetError(f"{folder}: holds neither TFRecords nor an instances JSON")
+
+
+def find_image_folder(instances: Instances) -> Path:
+    """Where the images of an instances JSON lie: `images`, the folder of its split's name, or beside it.
+
+    `annotations/instances_val2017.json` is looked at from the folder above: `images`, `val2017`.
+    """
+    path = instances.path
+    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+    candidates = [folder / "images", folder / path.stem.removeprefix("instances_"), folder]
+    names = [image["file_name"] for image in instances.images if isinstance(image, dict) and "file_name" in image]
+    for candidate in candidates:
+        if any((candidate / str(name)).is_file() for name in names[:1]):
+            return candidate
+    return next(candidate for candidate in candidates if candidate.is_dir())
+
+
+def read_instances(instances: Instances, image_folder: Path) -> Iterator[Entry | DatasetError]:
+    """The images in the order of the file; in the place of a bad one the DatasetError that tells what is wrong.
+
+    Annotations that belong to no image come first, each as an error.
+    """
+    path = instances.path
+    objects: dict[Any, list[int]] = {
+        image["id"]: [] for image in instances.images if isinstance(image, dict) and isinstance(image.get("id"), int)
+    }
+    for index, annotation in enumerate(instances.annotations):
+        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if isinstance(image_id, int) and image_id in objects:
+            objects[image_id].append(index)
+        else:
+            yield DatasetError(
+                f"{path}: annotations[{index}]: image_id: {image_id!r} is none of the {len(objects)} images"
+            )
+    for index, image in enumerate(instances.images):
+        try:
+            yield _entry(image, objects, instances, image_folder, f"{path}: images[{index}]")
+        except DatasetError as error:
+            yield error
+
+
+def _entry(
+    image: Any, objects: Mapping[int, Sequence[int]], instances: Instances, image_folder: Path, where: str
+) -> Entry:
+    image_id, name = _integer(image, "id", where), _text(image, "file_name", where)
+    where = f"{where} ({name})"
+    height, width = _size(image, "height", where), _size(image, "width", where)
+    if not (image_folder / name).is_file():
+        raise DatasetError(f"{where}: file_name: no file {image_folder / name}")
+    keys = [f"annotations[{index}]" for index in objects[image_id]]
+    annotations = [instances.annotations[index] for index in objects[image_id]]
+    for key, annotation in zip(keys, annotations, strict=True):
+        category = _integer(annotation, "category_id", f"{where}: {key}")
+        if category not in instances.categories:
+            raise DatasetError(
+                f"{where}: {key}: category_id: {category} is none of the {len(instances.categories)} categories"
+            )
+    boxes = np.array([_box(a, f"{where}: {k}") for k, a in zip(keys, annotations, strict=True)], np.float64)
+    x, y, w, h = boxes.reshape(-1, 4).T
+    areas = [_number(a.get("area", w[i] * h[i]), f"{where}: {keys[i]}: area") for i, a in enumerate(annotations)]
+    truth = GroundTruth(
+        boxes=np.stack([y, x, y + h, x + w], axis=1) / [height, width, height, width],
+        category_ids=np.array([a["category_id"] for a in annotations], np.int64),
+        is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
+        areas_px=np.array(areas, np.float64),
+    )
+    check_ground_truth(truth, height, width, where, keys.__getitem__)
+    return Entry(image_id, name, where, height, width, truth, image_folder / name)
+
+
+def _box(annotation: Any, where: str) -> list[float]:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        raise DatasetError(f"{where}: bbox: got {box!r}; expected four numbers x y width height")
+    return [_number(value, f"{where}: bbox") for value in box]
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DatasetError(f"{where}: got {value!r}; expected a number")
+    return float(value)
+
+
+def _size(table: Any, key: str, where: str) -> int:
+    value = _integer(table, key, where)
+    if value <= 0:
+        raise DatasetError(f"{where}: {key}: got {value}; expected a positive number of pixels")
+    return value
+
+
+def _integer(table: Any, key: str, where: str) -> int:
+    value = _value(table, key, where)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DatasetError(f"{where}: {key}: got {value!r}; expected an integer")
+    return value
+
+
+def _text(table: Any, key: str, where: str) -> str:
+    value = _value(table, key, where)
+    if not isinstance(value, str):
+        raise DatasetError(f"{where}: {key}: got {value!r}; expected a string")
+    return value
+
+
+def _value(table: Any, key: str, where: str) -> Any:
+    if not isinstance(table, dict) or key not in table:
+        raise DatasetError(f"{where}: {key}: is missing")
+    return table[key]
