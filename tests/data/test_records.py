@@ -73,6 +73,17 @@ def test_a_record_reads_back_as_it_was(annotated: Annotated, changes: dict[str, 
     assert encode_example(back) == encode_example(image)
 
 
+@pytest.mark.parametrize(
+    "source_id, image_id",
+    [(b"000000000139", 139), (b"kitchen", 5), (b"", 5), (b"-3", 5), (b"1" * 18, int("1" * 18)), (b"1" * 40, 5)],
+)
+def test_source_ids_that_are_no_image_ids_give_the_position(
+    annotated: Annotated, source_id: bytes, image_id: int
+) -> None:
+    record = edited(annotated(139), source_id=strings(source_id))
+    assert decode_example(record, "here", position=4).image_id == image_id
+
+
 def test_what_other_writers_leave_out_has_a_meaning(annotated: Annotated) -> None:
     bare = edited(
         annotated(139), source_id=strings(b"kitchen"), filename=None, object__is_crowd=None, object__area=None

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -113,7 +112,7 @@ def open_dataset(
     if skipped:
         _log.warning("%s: %d bad records skipped; first: %s", location, len(skipped), skipped[0])
     if categories is None:
-        categories = frozenset(itertools.chain(*(entry.ground_truth.category_ids.tolist() for entry in entries)))
+        categories = frozenset(i for entry in entries for i in entry.ground_truth.category_ids.tolist())
     return DetectionDataset(tuple(entries), categories, tuple(skipped), store)
 
 

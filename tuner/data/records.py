@@ -5,6 +5,7 @@ Keys and types are those of `create_coco_tf_record`. Its original version writes
 """
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from tuner.errors import DatasetError
 
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_IMAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits the evaluators' int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def decode_example(
     """Read one record back.
 
     where: names the record in error messages. position: of the record in its set, from 0; a record whose source_id
-    is not a number gets position + 1 as its image id.
+    is not a number of at most 18 digits gets position + 1 as its image id.
     label_map: category name -> id. Where it is given the names decide; without it the labels do, and records that
     carry names alone are read by COCO's own names. Missing is_crowd means 0, missing area the area of the box.
 
@@ -128,7 +130,7 @@ def decode_example(
         encoded=record.only_string("image/encoded"),
         height=height,
         width=width,
-        image_id=int(source_id) if source_id.isdecimal() else position + 1,
+        image_id=int(source_id) if _IMAGE_ID.fullmatch(source_id) else position + 1,
         filename=_text(record.only_string("image/filename", default=source_id.encode())),
         ground_truth=truth,
         category_names=names,
