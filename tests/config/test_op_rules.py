@@ -1,0 +1,61 @@
+"""Which operators a rule speaks of, and what it leaves them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tuner.config import TuningConfig, resolve_op_rules
+from tuner.errors import ConfigError
+from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision
+
+PER_TENSOR = OpPrecision(Dtype.INT8, Granularity.PER_TENSOR)
+ALL = (INT8, PER_TENSOR, FP32)
+OPS = ["net/conv1", "net/conv2", "net/conv10", "head/cls.0/Conv2D"]
+
+TO_FP32 = {"activation": {"dtype": ["fp32"]}}
+TO_INT8 = {"activation": {"dtype": ["uint8"]}, "weight": {"dtype": ["int8"]}}
+TO_PER_TENSOR = {"weight": {"granularity": ["per_tensor"]}}
+
+
+@pytest.mark.parametrize(
+    "model_wise, op_wise, changed",
+    [
+        ({}, {}, {}),
+        ({}, {"net/conv1": TO_FP32}, {"net/conv1": (FP32,)}),
+        ({}, {"net/conv1": {"weight": {"dtype": "fp32"}}}, {"net/conv1": (FP32,)}),
+        ({}, {"net/conv1": TO_INT8}, {"net/conv1": (INT8, PER_TENSOR)}),
+        ({}, {"net/conv1": None}, {}),
+        ({}, {"net/conv1": TO_PER_TENSOR}, {"net/conv1": (PER_TENSOR, FP32)}),
+        ({}, {"net/conv1": {**TO_FP32, **TO_PER_TENSOR}}, {"net/conv1": (FP32,)}),
+        # A dot in a plain name is a dot; in an expression it is any character.
+        ({}, {"head/cls.0/Conv2D": TO_FP32}, {"head/cls.0/Conv2D": (FP32,)}),
+        ({}, {"net/conv[12]": TO_FP32}, {"net/conv1": (FP32,), "net/conv2": (FP32,)}),
+        ({}, {"head/.*": TO_FP32}, {"head/cls.0/Conv2D": (FP32,)}),
+        ({}, {".*": TO_FP32, "net/conv2": TO_INT8}, {**dict.fromkeys(OPS, (FP32,)), "net/conv2": (INT8, PER_TENSOR)}),
+        ({}, {"net/conv2": TO_INT8, ".*": TO_FP32}, dict.fromkeys(OPS, (FP32,))),
+        (
+            {},
+            {".*": TO_PER_TENSOR, "net/conv2": TO_INT8},
+            {**dict.fromkeys(OPS, (PER_TENSOR, FP32)), "net/conv2": (PER_TENSOR,)},
+        ),
+        (TO_PER_TENSOR, {"net/conv2": TO_FP32}, {**dict.fromkeys(OPS, (PER_TENSOR, FP32)), "net/conv2": (FP32,)}),
+        (TO_INT8, {"net/conv2": TO_FP32}, {**dict.fromkeys(OPS, (INT8, PER_TENSOR)), "net/conv2": (FP32,)}),
+    ],
+)
+def test_decisions_that_rules_leave(
+    model_wise: object, op_wise: object, changed: dict[str, object], parse: Callable[..., TuningConfig]
+) -> None:
+    config = parse({"quantization.model_wise": model_wise, "quantization.op_wise": op_wise}).quantization
+    decisions = resolve_op_rules(config.op_wise, OPS, config.model_wise)
+    assert decisions == {**dict.fromkeys(OPS, ALL), **changed}
+    assert list(decisions) == OPS
+
+
+@pytest.mark.parametrize("pattern", ["net/conv3", "net/conv", "conv[0-9]", "NET/.*", "head/cls.0/Conv2D:0"])
+def test_a_rule_that_matches_nothing_names_near_ops(pattern: str, parse: Callable[..., TuningConfig]) -> None:
+    rules = parse({"quantization.op_wise": {pattern: TO_FP32}}).quantization.op_wise
+    with pytest.raises(ConfigError) as caught:
+        resolve_op_rules(rules, OPS, where="f.yaml: quantization.op_wise")
+    text = str(caught.value)
+    assert text.startswith(f"f.yaml: quantization.op_wise: {pattern!r} matches none of 4 ops; nearest are ")
+    assert ("head/cls.0/Conv2D" if pattern.startswith("head") else "net/conv1") in text.split("nearest are ")[1]

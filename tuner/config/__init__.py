@@ -1,0 +1,30 @@
+from tuner.config.dataset import CocoRaw, CocoRecord, DatasetConfig
+from tuner.config.evaluation import AccuracyConfig, ComputeConfig, EvaluationConfig, PerformanceConfig
+from tuner.config.loading import TuningConfig, load_config, parse_config, read_yaml
+from tuner.config.model import ModelConfig
+from tuner.config.op_rules import OpRule, resolve_op_rules
+from tuner.config.quantization import CalibrationConfig, QuantizationConfig
+from tuner.config.tuning import AccuracyCriterion, ExitPolicy, TuningSettings, WorkspaceConfig
+
+__all__ = [
+    "AccuracyConfig",
+    "AccuracyCriterion",
+    "CalibrationConfig",
+    "CocoRaw",
+    "CocoRecord",
+    "ComputeConfig",
+    "DatasetConfig",
+    "EvaluationConfig",
+    "ExitPolicy",
+    "ModelConfig",
+    "OpRule",
+    "PerformanceConfig",
+    "QuantizationConfig",
+    "TuningConfig",
+    "TuningSettings",
+    "WorkspaceConfig",
+    "load_config",
+    "parse_config",
+    "read_yaml",
+    "resolve_op_rules",
+]

@@ -1,0 +1,174 @@
+"""The `dataloader` section: where images and annotations lie, and how they are put into batches."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tuner.config.refusal import Refusal, SettingError
+from tuner.config.section import Section
+from tuner.config.setting import LocalPath, OneOf
+
+_OTHER_DETECTION_SET = Refusal(
+    "reading this kind of set is not available in this version: use COCORecord or COCORaw, or a q_dataloader"
+)
+_CLASSIFICATION_SET = Refusal("a classification set has no boxes to find: use COCORecord or COCORaw")
+_LANGUAGE_SET = Refusal("a language set has no images for a detector: use COCORecord or COCORaw")
+_STYLE_SET = Refusal("a style-transfer set has no boxes to find: use COCORecord or COCORaw")
+_MADE_UP_SET = Refusal("ranges and accuracy of invented images mean nothing: use COCORecord or COCORaw")
+
+_LABEL_SHIFT = Refusal("labels and detections carry the category ids of the dataset: remove it")
+_AUGMENTATION = Refusal("a training augmentation has no place in quantisation: remove it")
+_NOT_FOR_IMAGES = Refusal("this is a transform for text, not for a detector's images: remove it")
+_OTHER_RECORD = Refusal("this parses the records of another kind of set: use ParseDecodeCoco")
+
+
+class CocoRecord(Section):
+    """TFRecords as the Object Detection API writes them."""
+
+    root: LocalPath = Field(description="a TFRecord file, or a pattern that matches its shards")
+    num_cores: int = Field(default=28, ge=1, description="threads that decode images, at most")
+
+
+class CocoRaw(Section):
+    """A folder of images with an instances JSON."""
+
+    root: LocalPath = Field(description="the folder that holds images and annotations")
+    img_dir: str = Field(default="val2017", description="the folder of images, below root")
+    anno_dir: str = Field(default="annotations/instances_val2017.json", description="the instances JSON, below root")
+    num_cores: int = Field(default=28, ge=1, description="threads that decode images, at most")
+
+    @property
+    def images(self) -> Path:
+        """The folder of images."""
+        return self.root / self.img_dir
+
+    @property
+    def annotations(self) -> Path:
+        """The instances JSON."""
+        return self.root / self.anno_dir
+
+
+class DatasetChoice(Section):
+    """Exactly one kind of dataset."""
+
+    coco_record: CocoRecord | None = Field(
+        default=None, alias="COCORecord", description="Object Detection API TFRecords"
+    )
+    coco_raw: CocoRaw | None = Field(
+        default=None, alias="COCORaw", description="a folder of images with an instances JSON"
+    )
+
+    refused: ClassVar = {
+        **dict.fromkeys(("COCONpy", "TFRecordDataset", "VOCRecord"), _OTHER_DETECTION_SET),
+        **dict.fromkeys(("dummy", "dummy_v2"), _MADE_UP_SET),
+        **dict.fromkeys(
+            (
+                "CIFAR10",
+                "CIFAR100",
+                "FashionMNIST",
+                "ImageFolder",
+                "Imagenet",
+                "ImagenetRaw",
+                "MNIST",
+            ),
+            _CLASSIFICATION_SET,
+        ),
+        **dict.fromkeys(("GLUE", "bert", "mzbert", "sparse_dummy_v2"), _LANGUAGE_SET),
+        "style_transfer": _STYLE_SET,
+    }
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "DatasetChoice":
+        if (self.coco_record is None) == (self.coco_raw is None):
+            found = "none of them" if self.coco_raw is None else "both"
+            raise SettingError(f"got {found}; expected exactly one of COCORecord, COCORaw")
+        return self
+
+
+class Transforms(Section):
+    """Steps between a record and the model. A detector takes the image as decoded, so there is one at most."""
+
+    parse_decode_coco: Section = Field(
+        default_factory=Section, alias="ParseDecodeCoco", description="the parser of COCO records"
+    )
+
+    refused: ClassVar = {
+        **dict.fromkeys(
+            (
+                "BilinearImagenet",
+                "CenterCrop",
+                "CropResize",
+                "CropToBoundingBox",
+                "PaddedCenterCrop",
+                "Resize",
+                "ResizeCropImagenet",
+                "ResizeWithAspectRatio",
+                "ResizeWithRatio",
+            ),
+            Refusal("the detector must resize inside its graph: remove this transform"),
+        ),
+        **dict.fromkeys(
+            ("AlignImageChannel", "Cast", "Normalize", "QuantizedInput", "Rescale", "ToArray", "Transpose"),
+            Refusal(
+                "the detector must take the image as decoded and convert it inside its graph: remove this transform"
+            ),
+        ),
+        **dict.fromkeys(
+            ("RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "RandomVerticalFlip"), _AUGMENTATION
+        ),
+        **dict.fromkeys(("DecodeImage", "EncodeJpeg", "ParseDecodeImagenet", "ParseDecodeVoc"), _OTHER_RECORD),
+        "LabelShift": _LABEL_SHIFT,
+        "SquadV1": _NOT_FOR_IMAGES,
+    }
+
+
+class SampleFilter(Section):
+    """Filters that leave out samples."""
+
+    refused: ClassVar = {
+        "LabelBalance": Refusal("choosing images by their number of labels is not available in this version: remove it")
+    }
+
+
+class DatasetConfig(Section):
+    """A dataset with its batches. `source` says what it is: `CocoRecord` or `CocoRaw`."""
+
+    dataset: DatasetChoice = Field(description="exactly one kind of dataset")
+    batch_size: int = Field(default=1, ge=1, description="images per batch")
+    last_batch: Annotated[Literal["rollover", "discard"], OneOf({"rollover": "rollover", "discard": "discard"})] = (
+        Field(
+            default="rollover", description="the last batch when it is not full: used as it is (rollover), or left out"
+        )
+    )
+    transform: Transforms = Field(default_factory=Transforms, description="steps between a record and the model")
+    filter: SampleFilter = Field(default_factory=SampleFilter, description="filters that leave out samples")
+
+    refused: ClassVar = {
+        "shuffle": Refusal("images are always read in the order of the set: leave it at false", (None, False)),
+    }
+
+    @property
+    def source(self) -> CocoRecord | CocoRaw:
+        """The dataset itself."""
+        return next(source for source in (self.dataset.coco_record, self.dataset.coco_raw) if source is not None)
+
+
+OptionalDataset = Annotated[DatasetConfig | None, BeforeValidator(lambda value: None if value == {} else value)]
+
+
+class PostprocessTransforms(Section):
+    """No step is known that a detector needs."""
+
+    refused: ClassVar = {
+        "LabelShift": _LABEL_SHIFT,
+        "SquadV1": _NOT_FOR_IMAGES,
+    }
+
+
+class Postprocess(Section):
+    """Steps between the model and the metric."""
+
+    transform: PostprocessTransforms = Field(
+        default_factory=PostprocessTransforms, description="steps between model and metric"
+    )

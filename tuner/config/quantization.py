@@ -1,0 +1,88 @@
+"""The `quantization` section: calibration, the engine, and what each operator may become."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tuner.config.dataset import OptionalDataset
+from tuner.config.op_rules import OpPattern, OpRule
+from tuner.config.refusal import EMPTY, Refusal, SettingError
+from tuner.config.section import Section
+from tuner.config.setting import Counts, EntryPoint, OneOf
+
+
+class CalibrationConfig(Section):
+    """Which images the ranges are collected from. With neither dataset nor q_dataloader, the caller brings them."""
+
+    sampling_sizes: Counts = Field(
+        default=(100,), alias="sampling_size", description="numbers of images; each one is tried"
+    )
+    dataset: OptionalDataset = Field(default=None, alias="dataloader", description="the images")
+    q_dataloader: EntryPoint | None = Field(
+        default=None,
+        description="own extension: `package.module:name` of a loader that takes the place of `dataloader`",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CalibrationConfig":
+        if self.dataset is not None and self.q_dataloader is not None:
+            raise SettingError("got both dataloader and q_dataloader; expected one of them")
+        return self
+
+
+class Advance(Section):
+    """Corrections of the quantised weights."""
+
+    refused: ClassVar = {
+        "bias_correction": Refusal("bias correction is not available in this version: remove it", (None,)),
+    }
+
+
+class Recipes(Section):
+    """Parts of LPOT's quantisation that can be switched."""
+
+    refused: ClassVar = {
+        **dict.fromkeys(
+            ("scale_propagation_max_pooling", "scale_propagation_concat"),
+            Refusal("keeping int8 through this op cannot be switched off in this version: use true", (None, True)),
+        ),
+        "first_conv_or_matmul_quantization": Refusal(
+            "this switch is not available in this version: use true, and keep the first operator in fp32 by op_wise",
+            (None, True),
+        ),
+        **dict.fromkeys(
+            ("fast_bias_correction", "weight_correction"),
+            Refusal("bias and weight correction are not available in this version: use false", (None, False)),
+        ),
+    }
+
+
+class QuantizationConfig(Section):
+    """How the model becomes int8."""
+
+    approach: Annotated[
+        Literal["post_training_static_quant"],
+        OneOf(
+            {"post_training_static_quant": "post_training_static_quant"},
+            {
+                "post_training_dynamic_quant": "convolutions need ranges in advance: use post_training_static_quant",
+                "quant_aware_training": "this tool does not train: use post_training_static_quant",
+            },
+        ),
+    ] = Field(default="post_training_static_quant", description="ranges from calibration images, without training")
+    engine: Annotated[Literal["lowering", "inc"], OneOf({"lowering": "lowering", "inc": "inc"})] = Field(
+        default="lowering",
+        description="own extension: who writes the int8 graph, the tuner itself or neural-compressor",
+    )
+    calibration: CalibrationConfig = Field(
+        default_factory=CalibrationConfig, description="which images ranges are collected from"
+    )
+    model_wise: OpRule = Field(default_factory=OpRule, description="what is allowed for every operator")
+    op_wise: Mapping[OpPattern, OpRule] = Field(
+        default={}, description="what is allowed for operators by name or regular expression"
+    )
+    recipes: Recipes = Field(default_factory=Recipes, description="parts of the quantisation that can be switched")
+    advance: Advance = Field(default_factory=Advance, description="corrections of the quantised weights")
+
+    refused: ClassVar = {"train": Refusal("this tool does not train: remove the section", EMPTY)}
