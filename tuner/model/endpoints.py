@@ -126,10 +126,11 @@ def _find_sinks(graph: tf.Graph) -> tuple[str, ...]:
     operations = graph.get_operations()
     sources = [op for op in operations if op.type == "Placeholder"]
     dependent = _descendants(sources or [op for op in operations if _is_numeric_default(op)])
+    candidates = dependent.difference(waited.name for op in operations for waited in op.control_inputs)
     return tuple(
         operation.outputs[0].name
         for operation in operations
-        if operation.name in dependent
+        if operation.name in candidates
         and operation.outputs
         and operation.outputs[0].dtype != tf.string
         and not any(tensor.consumers() for tensor in operation.outputs)

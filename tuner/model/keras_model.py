@@ -17,7 +17,9 @@ def freeze_keras_model(path: Path) -> FrozenGraph:
     try:
         model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras has no error family: a file may make it raise anything at all.
-        raise ModelError(f"Keras cannot load it: {first_line(error)}") from error
+        # Keras repeats the whole model around the cause: the last part says what is wrong.
+        cause = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config:")[0]
+        raise ModelError(f"Keras cannot load it: {first_line(cause)}") from error
     if not model.inputs:
         raise ModelError("a Keras model without defined inputs: build it with an Input layer before saving")
 

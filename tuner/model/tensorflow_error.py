@@ -2,13 +2,13 @@
 
 import re
 
-_PREAMBLE = re.compile(r"^(\d+ root error\(s\) found|Graph execution error|Detected at node|Traceback|File \")")
+_PREAMBLE = re.compile(r"^(\d+ root error\(s\) found|Graph execution error|Detected at node|Node: |Traceback|File \")")
 _COUNTER = re.compile(r"^\(\d+\)\s*")
 _WHERE = re.compile(r"\s*\[\[.*")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says what went wrong, without TensorFlow's preamble and node dump."""
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error, or of its message, that says what went wrong, without TensorFlow's preamble and node dump."""
     message = str(getattr(error, "message", "") or error)
     for line in message.splitlines():
         useful = _WHERE.sub("", _COUNTER.sub("", line.strip())).strip()

@@ -1,0 +1,134 @@
+"""A model in a session: what goes in, what comes out, and what is said when it does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner.errors import ModelError
+from tuner.model.detection_model import DetectionModel, ModelFormat
+from tuner.model.loading import load_model
+from tuner.model.runner import ModelRunner
+
+tf1 = tf.compat.v1
+
+
+def model_of(make: Callable[[], Any], inputs: tuple[str, ...] = ("image:0",)) -> DetectionModel:
+    """The graph that `make` builds; its outputs are the tensors that `make` returns."""
+    with tf.Graph().as_default() as graph:
+        outputs = tuple(tensor.name for tensor in make())
+    return DetectionModel(graph.as_graph_def(), inputs, outputs, Path("built.pb"), ModelFormat.FROZEN_GRAPH)
+
+
+def detector(boxes: tuple[int, ...] = (1, 5, 4), count: float = 3.0) -> DetectionModel:
+    def make() -> list[tf.Tensor]:
+        tf1.placeholder(tf.uint8, [1, None, None, 3], name="image")
+        return [
+            tf.constant(np.linspace(0, 1, int(np.prod(boxes))).reshape(boxes), tf.float64, name="detection_boxes"),
+            tf.constant([[0.9, 0.8, 0.7, 0.0, 0.0]], name="detection_scores"),
+            tf.constant([[1.0, 90.0, 2.9999998, 0.0, 0.0]], name="detection_classes"),
+            tf.constant([count], name="num_detections"),
+        ]
+
+    return model_of(make)
+
+
+def test_detect_cuts_to_the_number_and_drops_the_batch() -> None:
+    with ModelRunner(detector()) as runner:
+        found = runner.detect(np.zeros((4, 4, 3), np.uint8))
+    assert (found.boxes.shape, found.boxes.dtype, found.category_ids.dtype) == ((3, 4), np.float32, np.int64)
+    assert found.category_ids.tolist() == [1, 90, 3]
+    np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.7])
+
+
+@pytest.mark.parametrize(("count", "length"), [(0.0, 0), (5.0, 5), (9.0, 5)])
+def test_number_of_detections(count: float, length: int) -> None:
+    with ModelRunner(detector(count=count)) as runner:
+        assert len(runner.detect(np.zeros((4, 4, 3), np.uint8))) == length
+
+
+def test_detection_outputs_of_another_shape() -> None:
+    with ModelRunner(detector(boxes=(5, 4))) as runner, pytest.raises(ModelError, match=r"shapes \(5, 4\), \(1, 5\)"):
+        runner.detect(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_no_detection_outputs(frozen: tuple[Path, Any]) -> None:
+    model = load_model(frozen[0], (), ["detection_scores"])
+    with ModelRunner(model) as runner, pytest.raises(ModelError) as caught:
+        runner.detect(np.zeros((4, 4, 3), np.uint8))
+    assert "no detection outputs: found detection_scores:0; need detection_boxes" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.float32, tf.float16, tf.int32])
+def test_images_are_cast_to_the_input(dtype: tf.DType) -> None:
+    model = model_of(lambda: [tf.identity(tf1.placeholder(dtype, [None, None, None, 3], name="image"), "out")])
+    images = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
+    with ModelRunner(model, intra_op_threads=1, inter_op_threads=1) as runner:
+        found = runner.run(images)["out:0"]
+    assert found.dtype == dtype.as_numpy_dtype
+    np.testing.assert_array_equal(found, images)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 8, 3), (2, 8, 8, 3), (1, 8, 8, 1), (8, 8, 3)])
+def test_an_image_that_does_not_fit(shape: tuple[int, ...]) -> None:
+    model = model_of(lambda: [tf.identity(tf1.placeholder(tf.uint8, [1, 8, 8, 3], name="image"), "out")])
+    with ModelRunner(model) as runner, pytest.raises(ModelError) as caught:
+        runner.run(np.zeros(shape, np.uint8))
+    assert str(caught.value) == (
+        f"built.pb: input image:0 takes the shape (1, 8, 8, 3); an image batch of {shape} cannot be fed"
+    )
+
+
+def test_an_input_of_strings() -> None:
+    model = model_of(lambda: [tf.identity(tf1.placeholder(tf.string, None, name="image"), "out")])
+    with ModelRunner(model) as runner, pytest.raises(ModelError, match="takes string"):
+        runner.run(np.zeros((1, 2, 2, 3), np.uint8))
+
+
+def test_two_inputs() -> None:
+    with pytest.raises(ModelError, match="needs one image input, has 2: a:0, b:0"):
+        ModelRunner(model_of(list, ("a:0", "b:0")))
+
+
+def test_a_graph_that_fails_while_running() -> None:
+    def make() -> list[tf.Tensor]:
+        image = tf1.placeholder(tf.uint8, None, name="image")
+        return [tf.reshape(image, [7], name="out")]
+
+    with ModelRunner(model_of(make)) as runner, pytest.raises(ModelError) as caught:
+        runner.run(np.zeros((1, 2, 2, 3), np.uint8))
+    message = str(caught.value)
+    assert message.startswith("built.pb: failed while running: Input to reshape is a tensor with 12 values")
+    assert "\n" not in message
+
+
+def test_fetch_reads_any_tensor(frozen: tuple[Path, Any], images: NDArray[np.uint8]) -> None:
+    with ModelRunner(load_model(frozen[0])) as runner:
+        first, scores = runner.fetch(["net/first_conv:0", "detection_scores:0"], images)
+        assert first.shape == (1, 6, 6, 8)
+        # Not bit for bit: a tensor that is fetched cannot be fused away.
+        np.testing.assert_allclose(scores, runner.run(images)["detection_scores:0"], rtol=1e-5)
+        with pytest.raises(ModelError, match="absent"):
+            runner.fetch(["absent:0"], images)
+
+
+def test_the_same_image_gives_the_same_bits(frozen: tuple[Path, Any], images: NDArray[np.uint8]) -> None:
+    with ModelRunner(load_model(frozen[0])) as one, ModelRunner(load_model(frozen[0])) as other:
+        results = [runner.detect(images[0]) for runner in (one, one, other)]
+    for found in results:
+        np.testing.assert_array_equal(found.boxes, results[0].boxes)
+
+
+def test_hash_and_size_follow_the_graph(frozen: tuple[Path, Any]) -> None:
+    model = load_model(frozen[0])
+    changed = tf1.GraphDef()
+    changed.CopyFrom(model.graph_def)
+    changed.node[-1].attr["_note"].s = b"x"
+    other = model.with_graph(changed)
+    assert other.sha256 != model.sha256
+    assert other.size_bytes > model.size_bytes
+    assert (other.inputs, other.outputs, other.source) == (model.inputs, model.outputs, model.source)
