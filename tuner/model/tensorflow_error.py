@@ -8,7 +8,7 @@ _WHERE = re.compile(r"\s*\[\[.*")
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of an error, or of its message, that says what went wrong, without TensorFlow's preamble and node dump."""
+    """The first line of an error, or of its message, that says what went wrong: no preamble, no dump of nodes."""
     message = str(getattr(error, "message", "") or error)
     for line in message.splitlines():
         useful = _WHERE.sub("", _COUNTER.sub("", line.strip())).strip()
