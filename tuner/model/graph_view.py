@@ -1,0 +1,103 @@
+"""A frozen graph as something to ask questions of. Nothing here changes a graph; a changed graph is a new one."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework import tensor_util
+
+
+def node_name(tensor: str) -> str:
+    """The node behind a tensor or control input: `^a` and `a:1` are both of the node `a`."""
+    return tensor.removeprefix("^").partition(":")[0]
+
+
+def tensor_name(tensor: str) -> str:
+    """The canonical spelling of a data tensor: output 0 of `a` is `a`, however it was written."""
+    return tensor.removesuffix(":0")
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """A GraphDef indexed by name, consumers and constants.
+
+    graph_def: treated as immutable. outputs: names of the nodes that are read from outside.
+    """
+
+    graph_def: GraphDef
+    outputs: frozenset[str]
+
+    @cached_property
+    def nodes(self) -> dict[str, NodeDef]:
+        """Every node by its name, in the graph's order."""
+        return {node.name: node for node in self.graph_def.node}
+
+    @cached_property
+    def _consumers(self) -> dict[str, list[NodeDef]]:
+        consumers: dict[str, list[NodeDef]] = defaultdict(list)
+        for node in self.graph_def.node:
+            for producer in dict.fromkeys(map(node_name, node.input)):
+                consumers[producer].append(node)
+        return consumers
+
+    def consumers(self, name: str) -> Sequence[NodeDef]:
+        """The nodes that read any output of `name` or wait for it, each once."""
+        return self._consumers.get(name, ())
+
+    def only_consumer(self, name: str) -> NodeDef | None:
+        """The one node that reads output 0 of `name`, or None where it has another reader or is a graph output."""
+        consumers = self.consumers(name)
+        if len(consumers) != 1 or name in self.outputs:
+            return None
+        uses = [tensor for tensor in consumers[0].input if node_name(tensor) == name]
+        return consumers[0] if [tensor_name(use) for use in uses] == [name] else None
+
+    def constant(self, tensor: str) -> NDArray[np.generic] | None:
+        """The value of a tensor that is a Const, directly or through Identity nodes; None for any other tensor."""
+        node = self.nodes.get(node_name(tensor))
+        while node is not None and node.op == "Identity":
+            node = self.nodes.get(node_name(node.input[0]))
+        if node is None or node.op != "Const":
+            return None
+        value: NDArray[np.generic] = tensor_util.MakeNdarray(node.attr["value"].tensor)
+        return value
+
+    @cached_property
+    def loop_body(self) -> frozenset[str]:
+        """The nodes inside TF1 while loops: everything that an Enter reaches before an Exit."""
+        reached: set[str] = set()
+        pending = [node.name for node in self.graph_def.node if node.op in ("Enter", "RefEnter")]
+        while pending:
+            name = pending.pop()
+            if name in reached or self.nodes[name].op in ("Exit", "RefExit"):
+                continue
+            reached.add(name)
+            pending.extend(node.name for node in self.consumers(name))
+        return frozenset(reached)
+
+    def replace(self, removed: Collection[str], added: Iterable[NodeDef]) -> "GraphView":
+        """A new graph without the nodes named in `removed`, with `added`, and without what no output needs any more."""
+        graph_def = GraphDef(versions=self.graph_def.versions, library=self.graph_def.library)
+        graph_def.node.extend(node for node in self.graph_def.node if node.name not in removed)
+        graph_def.node.extend(added)
+        return GraphView(prune(graph_def, self.outputs), self.outputs)
+
+
+def prune(graph_def: GraphDef, outputs: Iterable[str]) -> GraphDef:
+    """A copy of the graph with only the nodes that `outputs` (node names) need, control inputs included."""
+    inputs = {node.name: node.input for node in graph_def.node}
+    needed: set[str] = set()
+    pending = list(outputs)
+    while pending:
+        name = pending.pop()
+        if name not in needed:
+            needed.add(name)
+            pending.extend(map(node_name, inputs[name]))
+    pruned = GraphDef(versions=graph_def.versions, library=graph_def.library)
+    pruned.node.extend(node for node in graph_def.node if node.name in needed)
+    return pruned

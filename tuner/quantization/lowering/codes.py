@@ -1,0 +1,143 @@
+"""Decide the 8-bit codes of every convolution of a plan: what kernels and simulation are both written from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import QuantizationError
+from tuner.model.graph_view import GraphView
+from tuner.precision import Dtype, Granularity, OpPrecision, PrecisionPlan
+from tuner.quantization.lowering.convolutions import Convolution, find_convolutions
+from tuner.quantization.lowering.scales import (
+    SIGNED_LEVELS,
+    ActivationScale,
+    channel_scales,
+    tensor_scale,
+    weight_codes,
+    weight_peaks,
+)
+from tuner.quantization.ranges import Ranges
+
+
+@dataclass(frozen=True)
+class QuantizedConvolution:
+    """A convolution with everything that decides its codes.
+
+    scale: of the input; one for each channel where the convolution is depthwise.
+    output: the scale of an 8-bit result, None where the result stays in 32-bit sums for float readers.
+    weights: codes, shaped as the float weights. weight_peaks: [channels out] float32.
+    bias: [channels out] float32, or None.
+    Weights and bias are those of the kernel, which sees an input with scales per channel as -1..1 and makes an output
+    with scales per channel as -1..1.
+    """
+
+    convolution: Convolution
+    scale: ActivationScale
+    output: ActivationScale | None
+    weights: NDArray[np.int8]
+    weight_peaks: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+
+    @property
+    def units(self) -> NDArray[np.float32]:
+        """The value of 1 in the 32-bit sums, in the float graph's units: [], or [channels out] where they differ."""
+        units = _input_step(self.scale) * self.weight_peaks / SIGNED_LEVELS
+        if self.output is not None and self.output.peaks.ndim:
+            units = units * self.output.peaks
+        return np.asarray(units[0] if np.all(units == units[0]) else units, np.float32)
+
+    @property
+    def bias_in_sums(self) -> NDArray[np.float32] | None:
+        """The bias in the unit of the sums, [channels out]: a whole number where the kernel's result is the sums."""
+        if self.bias is None:
+            return None
+        bias = self.bias / (_input_step(self.scale) * self.weight_peaks / SIGNED_LEVELS)
+        return np.asarray(np.round(bias) if self.output is None else bias, np.float32)
+
+
+def quantize_convolutions(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> list[QuantizedConvolution]:
+    """Decide the codes of every convolution that the plan wants in int8, in the graph's order.
+
+    Raises QuantizationError for an op that the graph does not have or that cannot be int8, for a dtype that the
+    kernels do not have, and for an input without a range.
+    """
+    found, refused = find_convolutions(graph)
+    for name, precision in plan.items():
+        if name not in found and name not in refused:
+            raise QuantizationError(f"the plan decides about {name!r}, which is no convolution of this graph")
+        if precision.dtype is Dtype.BF16:
+            raise QuantizationError(f"{name}: the kernels take int8 and fp32, the plan wants {precision.dtype}")
+        if precision.dtype is Dtype.INT8 and name in refused:
+            raise QuantizationError(f"{name} cannot be int8: {refused[name]}")
+    chosen = [found[name] for name in found if name in plan and plan[name].dtype is Dtype.INT8]
+    scales = {convolution.name: _input_scale(convolution, ranges) for convolution in chosen}
+    return [
+        _quantize(
+            convolution,
+            plan[convolution.name],
+            scales[convolution.name],
+            _handover(graph, convolution, plan[convolution.name], scales),
+        )
+        for convolution in chosen
+    ]
+
+
+def _input_scale(convolution: Convolution, ranges: Ranges) -> ActivationScale:
+    observed = ranges.get(convolution.input)
+    if observed is None:
+        raise QuantizationError(f"{convolution.name}: no range was collected for its input {convolution.input}")
+    return channel_scales(observed) if convolution.is_depthwise else tensor_scale(observed)
+
+
+def _handover(
+    graph: GraphView, convolution: Convolution, precision: OpPrecision, scales: Mapping[str, ActivationScale]
+) -> ActivationScale | None:
+    """The scale in which the result goes to its consumers as codes, or None where one of them reads floats.
+
+    Consumers agree on a scale when all are Conv2D or all are depthwise. Scales per channel are folded into the weights
+    that make the result, which is exact only when those have a scale per channel too.
+    """
+    consumers = graph.consumers(convolution.output)
+    if convolution.output in graph.outputs or not consumers or any(node.name not in scales for node in consumers):
+        return None
+    if len({node.op for node in consumers}) > 1:
+        return None
+    scale = scales[consumers[0].name]
+    if scale.peaks.ndim and precision.weight_granularity is not Granularity.PER_CHANNEL:
+        return None
+    return scale
+
+
+def _quantize(
+    convolution: Convolution, precision: OpPrecision, scale: ActivationScale, output: ActivationScale | None
+) -> QuantizedConvolution:
+    depthwise = convolution.is_depthwise
+    weights = (convolution.weights * _kernel_factor(convolution, scale, output)).astype(np.float32)
+    bias = convolution.bias
+    if bias is not None and output is not None:
+        bias = (bias / (output.peaks if output.peaks.ndim else 1)).astype(np.float32)
+    peaks = weight_peaks(weights, bias, _input_step(scale), precision.weight_granularity, is_depthwise=depthwise)
+    codes = weight_codes(weights, peaks, is_depthwise=depthwise)
+    return QuantizedConvolution(convolution, scale, output, codes, peaks, bias)
+
+
+def _input_step(scale: ActivationScale) -> float:
+    """The value of one input code as the kernel sees it."""
+    return float(1 / scale.levels if scale.peaks.ndim else scale.step)
+
+
+def _kernel_factor(
+    convolution: Convolution, scale: ActivationScale, output: ActivationScale | None
+) -> NDArray[np.float32]:
+    """What float weights are multiplied by for the kernel: input peaks over output peaks, where those are per channel.
+
+    Broadcasts against weights [kh, kw, in, out], or [kh, kw, channels, 1] of a depthwise convolution.
+    """
+    factor = np.ones((1, 1, 1, 1), np.float32)
+    if scale.peaks.ndim:
+        factor = factor * scale.peaks.reshape(1, 1, -1, 1)
+    if output is not None and output.peaks.ndim:
+        factor = factor / output.peaks.reshape((1, 1, -1, 1) if convolution.is_depthwise else (1, 1, 1, -1))
+    return factor.astype(np.float32)

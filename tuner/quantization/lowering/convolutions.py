@@ -1,0 +1,108 @@
+"""Find what can become one int8 kernel: a convolution with its bias and its Relu or Relu6."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+from tuner.errors import QuantizationError
+from tuner.model.graph_view import GraphView, tensor_name
+from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
+
+ACTIVATION_OPS = ("Relu", "Relu6")
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, the bias and the activation that follow it and nothing else reads in between.
+
+    node: Conv2D (weights [kh, kw, in, out]) or DepthwiseConv2dNative (weights [kh, kw, in, multiplier]), NHWC.
+    bias: [channels out] float32, or None. activation: Relu, Relu6 or None.
+    members: the nodes that the kernel replaces, first to last.
+    """
+
+    node: NodeDef
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+    activation: str | None
+    members: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The convolution's node name: what a plan decides about."""
+        return str(self.node.name)
+
+    @property
+    def input(self) -> str:
+        """The data tensor that is convolved, in canonical spelling."""
+        return tensor_name(self.node.input[0])
+
+    @property
+    def output(self) -> str:
+        """The tensor that the rest of the graph reads."""
+        return self.members[-1]
+
+    @property
+    def linear_members(self) -> tuple[str, ...]:
+        """The convolution and its bias, without the activation."""
+        return self.members if self.activation is None else self.members[:-1]
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each input channel is convolved on its own."""
+        return bool(self.node.op == "DepthwiseConv2dNative")
+
+    @property
+    def channels_out(self) -> int:
+        """Number of output channels."""
+        return int(np.prod(self.weights.shape[2:])) if self.is_depthwise else int(self.weights.shape[3])
+
+
+def find_convolutions(graph: GraphView) -> tuple[dict[str, Convolution], dict[str, str]]:
+    """Every convolution that the kernels can take, and for every other one the reason why it stays float.
+
+    Both are keyed by the convolution's node name, in the graph's order.
+    """
+    found: dict[str, Convolution] = {}
+    refused: dict[str, str] = {}
+    for node in graph.graph_def.node:
+        if node.op in CONVOLUTION_OPS:
+            try:
+                found[node.name] = _match(graph, node)
+            except QuantizationError as reason:
+                refused[node.name] = str(reason)
+    return found, refused
+
+
+def _match(graph: GraphView, node: NodeDef) -> Convolution:
+    weights = graph.constant(node.input[1])
+    data_format = node.attr["data_format"].s.decode() or "NHWC"
+    if weights is None:
+        raise QuantizationError(f"its weights {node.input[1]} are not a constant")
+    if weights.dtype != np.float32:
+        raise QuantizationError(f"its weights are {weights.dtype}, not float32")
+    if data_format != "NHWC":
+        raise QuantizationError(f"its data format is {data_format}, the kernels take NHWC")
+    if node.name in graph.loop_body:
+        raise QuantizationError("it is inside a while loop")
+    if node.op == "DepthwiseConv2dNative" and weights.shape[3] != 1:
+        raise QuantizationError(f"its depth multiplier is {weights.shape[3]}, the depthwise kernel takes 1")
+    if np.any(~np.isfinite(weights)):
+        raise QuantizationError("its weights hold NaN or infinite values")
+
+    members = [node.name]
+    bias: NDArray[np.float32] | None = None
+    activation: str | None = None
+    after = graph.only_consumer(node.name)
+    if after is not None and after.op == "BiasAdd":
+        value = graph.constant(after.input[1])
+        if value is not None:
+            bias = cast(NDArray[np.float32], value)
+            members.append(after.name)
+            after = graph.only_consumer(after.name)
+    if after is not None and after.op in ACTIVATION_OPS:
+        activation = after.op
+        members.append(after.name)
+    return Convolution(node, cast(NDArray[np.float32], weights), bias, activation, tuple(members))
