@@ -35,25 +35,21 @@ def main() -> None:
 
 def detect(model: Path, record: Path) -> np.ndarray:
     """Return what the detector finds in every image: [D, 7], image id, x y width height in pixels, score, category."""
-    graph_def = tf.compat.v1.GraphDef.FromString(model.read_bytes())
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(tf.compat.v1.GraphDef.FromString(model.read_bytes()), name="")
+    fetches = [f"{name}:0" for name in OUTPUTS]
     rows = []
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        tf.import_graph_def(graph_def, name="")
-        for position, serialized in enumerate(tf.compat.v1.io.tf_record_iterator(str(record))):
-            image = decode_example(serialized, f"{record}: record {position}", position)
-            pixels = np.asarray(_decode_jpeg(image.encoded))
-            boxes, scores, classes, count = session.run(
-                [f"{name}:0" for name in OUTPUTS], {"image_tensor:0": pixels[None]}
-            )
-            kept = boxes[0, : int(count[0])] * [image.height, image.width, image.height, image.width]
-            for (y_min, x_min, y_max, x_max), score, category in zip(kept, scores[0], classes[0], strict=False):
-                rows.append((image.image_id, x_min, y_min, x_max - x_min, y_max - y_min, score, category))
+    # Not `with session`: that would make its graph the default one, where records and images cannot be read.
+    session = tf.compat.v1.Session(graph=graph)
+    for position, serialized in enumerate(tf.data.TFRecordDataset(str(record)).as_numpy_iterator()):
+        image = decode_example(serialized, f"{record}: record {position}", position)
+        pixels = tf.io.decode_jpeg(image.encoded, channels=3).numpy()
+        boxes, scores, classes, count = session.run(fetches, {"image_tensor:0": pixels[None]})
+        boxes_px = boxes[0, : int(count[0])] * [image.height, image.width, image.height, image.width]
+        for (y_min, x_min, y_max, x_max), score, category in zip(boxes_px, scores[0], classes[0], strict=False):
+            rows.append((image.image_id, x_min, y_min, x_max - x_min, y_max - y_min, score, category))
     return np.array(rows)
-
-
-def _decode_jpeg(encoded: bytes) -> np.ndarray:
-    with tf.init_scope():
-        return tf.io.decode_jpeg(encoded, channels=3).numpy()
 
 
 if __name__ == "__main__":

@@ -79,11 +79,8 @@ def make_examples(scenes: Iterable[Scene]) -> Examples:
     images, boxes, classes = [], [], []
     for scene in scenes:
         images.append(_shrink(tf.constant(scene.image)).numpy())
-        height, width = scene.image.shape[:2]
-        x, y, box_width, box_height = scene.boxes_px.T
-        corners = np.stack([y / height, x / width, (y + box_height) / height, (x + box_width) / width], axis=1)
-        padding = MOST_OBJECTS - len(corners)
-        boxes.append(np.pad(corners, ((0, padding), (0, 0))))
+        padding = MOST_OBJECTS - len(scene.category_ids)
+        boxes.append(np.pad(scene.boxes, ((0, padding), (0, 0))))
         classes.append([class_indices[i] for i in scene.category_ids.tolist()] + [-1] * padding)
     return np.stack(images), np.array(boxes, np.float32), np.array(classes, np.int32)
 

@@ -38,8 +38,6 @@ def annotated_jpegs(split: str, scenes: Iterable[Scene]) -> Iterator[AnnotatedJp
     """Encode scenes as JPEG; image ids count from 1."""
     for image_id, scene in enumerate(scenes, start=1):
         height, width = scene.image.shape[:2]
-        x, y, box_width, box_height = scene.boxes_px.T
-        corners = np.stack([y / height, x / width, (y + box_height) / height, (x + box_width) / width], axis=1)
         yield AnnotatedJpeg(
             encoded=tf.io.encode_jpeg(scene.image, quality=JPEG_QUALITY).numpy(),
             height=height,
@@ -47,9 +45,9 @@ def annotated_jpegs(split: str, scenes: Iterable[Scene]) -> Iterator[AnnotatedJp
             image_id=image_id,
             filename=file_name(split, image_id),
             ground_truth=GroundTruth(
-                boxes=corners,
+                boxes=scene.boxes,
                 category_ids=scene.category_ids,
-                is_crowd=np.zeros(len(corners), bool),
+                is_crowd=np.zeros(len(scene.category_ids), bool),
                 areas_px=scene.areas_px,
             ),
             category_names=tuple(CATEGORIES[category_id] for category_id in scene.category_ids.tolist()),

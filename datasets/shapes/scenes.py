@@ -52,6 +52,13 @@ class Scene:
     areas_px: FloatArray
     polygons_px: tuple[FloatArray, ...] = field(repr=False)
 
+    @property
+    def boxes(self) -> FloatArray:
+        """The boxes as [N, 4] float64, ymin xmin ymax xmax, 0..1 of the image's height and width."""
+        height, width = self.image.shape[:2]
+        x, y, box_width, box_height = self.boxes_px.T
+        return np.stack([y / height, x / width, (y + box_height) / height, (x + box_width) / width], axis=1)
+
 
 def draw_scene(split: str, index: int) -> Scene:
     """Draw scene number `index` of one of SPLITS."""
