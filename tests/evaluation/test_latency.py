@@ -1,0 +1,98 @@
+"""Latency figures from a clock that the test turns, and from real processes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tuner.errors import EvaluationError, ModelError
+from tuner.evaluation import latency
+from tuner.evaluation.latency import measure_latency, measure_models
+from tuner.model.detection_model import DetectionModel, ModelFormat
+
+tf1 = tf.compat.v1
+
+
+class Clock:
+    """Time that passes only when a run says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    return clock
+
+
+def test_figures_of_known_times(clock: Clock) -> None:
+    durations = iter([99.0, 0.010, 0.020, 0.030, 0.040, 0.100])
+
+    def run() -> None:
+        clock.now_s += next(durations)
+
+    (figures,) = measure_latency([run], warmup=1, iterations=5, images_per_run=2)
+    assert figures.median_ms == pytest.approx(30)
+    assert figures.p90_ms == pytest.approx(76)
+    assert figures.mean_ms == pytest.approx(40)
+    assert figures.images_per_s == pytest.approx(10 / 0.2)
+
+
+def test_runs_take_turns(clock: Clock) -> None:
+    order: list[str] = []
+
+    def run_of(name: str, duration_s: float) -> None:
+        order.append(name)
+        clock.now_s += duration_s
+
+    slow, fast = measure_latency(
+        [lambda: run_of("a", 0.02), lambda: run_of("b", 0.01)], warmup=1, iterations=2, images_per_run=1
+    )
+    assert "".join(order) == "ababab"
+    assert (slow.median_ms, fast.median_ms) == (pytest.approx(20), pytest.approx(10))
+
+
+def test_no_iterations() -> None:
+    with pytest.raises(EvaluationError, match="iterations: got 0; expected at least 1"):
+        measure_latency([lambda: None], iterations=0)
+
+
+@pytest.fixture
+def model() -> DetectionModel:
+    with tf.Graph().as_default() as graph:
+        image = tf1.placeholder(tf.uint8, [None, 8, 8, 3], name="image")
+        tf.reduce_sum(tf.cast(image, tf.float32), name="sum")
+    return DetectionModel(graph.as_graph_def(), ("image:0",), ("sum:0",), Path("sum.pb"), ModelFormat.FROZEN_GRAPH)
+
+
+def test_two_models_in_one_process(model: DetectionModel) -> None:
+    figures = measure_models([model, model], np.zeros((4, 8, 8, 3), np.uint8), threads=1, warmup=1, iterations=3)
+    assert len(figures) == 2
+    for one in figures:
+        assert 0 < one.median_ms <= one.p90_ms
+        assert one.images_per_s == pytest.approx(4000 / one.mean_ms)
+
+
+def test_instances(model: DetectionModel) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two instances need two cores")
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    (both,) = measure_models([model], images, instances=2, warmup=1, iterations=20)
+    assert both.images_per_s == pytest.approx(2000 / both.mean_ms, rel=0.5)
+    assert both.images_per_s > 1000 / both.mean_ms
+    with pytest.raises(ModelError, match=r"sum.pb: input image:0 takes the shape"):
+        measure_models([model], images[0], instances=2)
+
+
+def test_more_instances_than_cores(model: DetectionModel) -> None:
+    with pytest.raises(EvaluationError, match="instances: got 4096; expected 1 to"):
+        measure_models([model], np.zeros((1, 8, 8, 3), np.uint8), instances=4096)
+    with pytest.raises(EvaluationError, match="instances: got 0"):
+        measure_models([model], np.zeros((1, 8, 8, 3), np.uint8), instances=0)

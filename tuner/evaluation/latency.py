@@ -1,0 +1,147 @@
+"""How long one run takes, and how many images a machine gets through in a second."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import EvaluationError
+from tuner.model.detection_model import DetectionModel
+from tuner.model.runner import ModelRunner
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFigures:
+    """Times of one run (one batch) in milliseconds, and images per second over all instances."""
+
+    median_ms: float
+    p90_ms: float
+    mean_ms: float
+    images_per_s: float
+
+
+def measure_latency(
+    runs: Sequence[Callable[[], object]], *, warmup: int = 5, iterations: int = 50, images_per_run: int = 1
+) -> list[LatencyFigures]:
+    """The figures of each of `runs`, taken in turns (A B A B ...) so that a disturbance meets all of them alike.
+
+    warmup: rounds before the clock counts. iterations: rounds that count. Raises EvaluationError below one iteration.
+    """
+    return [_summarise([times], images_per_run) for times in _time_in_turns(runs, warmup, iterations)]
+
+
+def measure_models(
+    models: Sequence[DetectionModel],
+    images: NDArray[Any],
+    *,
+    threads: int = 0,
+    instances: int = 1,
+    warmup: int = 5,
+    iterations: int = 50,
+) -> list[LatencyFigures]:
+    """The figures of each model on one batch of images, [N, H, W, 3].
+
+    threads: of each instance; 0 is all of its cores. instances: processes at once, each pinned to its share of the
+    cores; median, p90 and mean are over the runs of all of them, images per second is their sum.
+    Raises EvaluationError for more instances than cores, ModelError for a model that does not run.
+    """
+    time_models = partial(_time_models, list(models), images, threads=threads, warmup=warmup, iterations=iterations)
+    times = [time_models()] if instances == 1 else _time_instances(time_models, instances)
+    return [_summarise(list(of_model), len(images)) for of_model in zip(*times, strict=True)]
+
+
+def _time_in_turns(runs: Sequence[Callable[[], object]], warmup: int, iterations: int) -> list[list[float]]:
+    """Seconds of every counted run: one list for each of `runs`."""
+    if iterations < 1:
+        raise EvaluationError(f"iterations: got {iterations}; expected at least 1")
+    times: list[list[float]] = [[] for _ in runs]
+    for iteration in range(warmup + iterations):
+        for run, own_times in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            elapsed = time.perf_counter() - start
+            if iteration >= warmup:
+                own_times.append(elapsed)
+    return times
+
+
+def _time_models(
+    models: Sequence[DetectionModel],
+    images: NDArray[Any],
+    *,
+    threads: int,
+    warmup: int,
+    iterations: int,
+    wait: Callable[[], object] = lambda: None,
+) -> list[list[float]]:
+    with ExitStack() as stack:
+        runners = [stack.enter_context(ModelRunner(model, intra_op_threads=threads)) for model in models]
+        runs = [partial(runner.run, images) for runner in runners]
+        for run in runs:
+            run()  # The first run optimises the graph, which takes a different time in each process.
+        wait()
+        return _time_in_turns(runs, warmup, iterations)
+
+
+def _time_instances(time_models: Callable[..., list[list[float]]], instances: int) -> list[list[list[float]]]:
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= instances <= len(cores):
+        raise EvaluationError(f"instances: got {instances}; expected 1 to {len(cores)}, the cores of this machine")
+    # Forked processes would share TensorFlow's threads, of which only one survives the fork.
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(instances)
+    shares: SimpleQueue[list[int]] = context.SimpleQueue()
+    for share in np.array_split(cores, instances):
+        shares.put([int(core) for core in share])
+    with ProcessPoolExecutor(instances, context, _start_instance, (shares, barrier)) as pool:
+        futures = [pool.submit(_time_instance, time_models) for _ in range(instances)]
+    faults = [fault for future in futures if (fault := future.exception()) is not None]
+    if faults:
+        # One instance that fails releases the others from the barrier: theirs is not the cause.
+        cause = next((fault for fault in faults if not isinstance(fault, BrokenBarrierError)), faults[0])
+        if isinstance(cause, BrokenProcessPool):
+            raise EvaluationError(f"{instances} instances: a process died, perhaps for want of memory") from cause
+        raise cause
+    return [future.result() for future in futures]
+
+
+_barrier: Barrier
+
+
+def _start_instance(shares: "SimpleQueue[list[int]]", barrier: Barrier) -> None:
+    """In a fresh process: take a share of the cores before TensorFlow counts them."""
+    global _barrier  # noqa: PLW0603
+    _barrier = barrier
+    os.sched_setaffinity(0, shares.get())
+
+
+def _time_instance(time_models: Callable[..., list[list[float]]]) -> list[list[float]]:
+    try:
+        return time_models(wait=_barrier.wait)
+    except BaseException:
+        _barrier.abort()
+        raise
+
+
+def _summarise(times_s: Sequence[Sequence[float]], images_per_run: int) -> LatencyFigures:
+    """One model's figures from the times of its runs, one list for each instance."""
+    every = np.array(list(chain.from_iterable(times_s))) * 1000
+    return LatencyFigures(
+        median_ms=float(np.median(every)),
+        p90_ms=float(np.percentile(every, 90)),
+        mean_ms=float(every.mean()),
+        images_per_s=float(sum(images_per_run * len(times) / sum(times) for times in times_s)),
+    )
