@@ -137,6 +137,20 @@ def test_keras(write_keras: Callable[..., tuple[Path, NDArray[np.float32], Value
     assert_says(model, batch, expected)
 
 
+def test_keras_outputs_named_by_a_dictionary_or_alike(tmp_path: Path) -> None:
+    photo = tf.keras.Input((8, 8, 3), batch_size=1)
+    layer = tf.keras.layers.Conv2D(4, 1, name="twice")
+    boxes, scores = layer(photo), layer(photo * 2.0)
+    tf.keras.Model(photo, [boxes, scores]).save(tmp_path / "alike.keras")
+    alike = load_model(tmp_path / "alike.keras").outputs
+    assert len(set(alike)) == 2
+    tf.keras.Model(photo, {"detection_scores": scores, "detection_boxes": boxes}).save(tmp_path / "dict.keras")
+    model = load_model(tmp_path / "dict.keras")
+    assert model.outputs == ("detection_boxes:0", "detection_scores:0")
+    batch = np.random.default_rng(7).random((1, 8, 8, 3), np.float32)
+    assert_says(model, batch, {"detection_boxes": layer(batch).numpy(), "detection_scores": layer(batch * 2).numpy()})
+
+
 def test_real_detectors(assets: Path) -> None:
     for path in sorted((assets / "detectors").glob("*.pb")):
         model = load_model(path)

@@ -1,6 +1,6 @@
 """The inputs and outputs of a graph: those asked for, or those found in it; and the part of a graph they need."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import chain, count
 
@@ -88,15 +88,15 @@ def prune(graph_def: tf.compat.v1.GraphDef, outputs: Iterable[str]) -> tf.compat
     return pruned
 
 
-def add_named_outputs(graph_def: tf.compat.v1.GraphDef, tensors: Mapping[str, tf.Tensor]) -> tuple[str, ...]:
-    """Append an Identity called `name` for each name -> tensor, so that a signature's names are found in the graph.
+def add_named_outputs(graph_def: tf.compat.v1.GraphDef, tensors: Iterable[tuple[str, tf.Tensor]]) -> tuple[str, ...]:
+    """Append an Identity called `name` for each name and tensor, so that a signature's names are found in the graph.
 
     Changes `graph_def`. Returns the tensor names in order. A tensor that has its name already is left alone; a name
-    that another node holds gets a numbered one.
+    that another node holds gets a number.
     """
     taken = {node.name for node in graph_def.node}
     named = []
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         if tensor.name != f"{name}:0":
             free = next(choice for choice in chain([name], (f"{name}_{n}" for n in count(1))) if choice not in taken)
             taken.add(free)

@@ -51,7 +51,7 @@ def freeze_function(function: tf.types.experimental.ConcreteFunction, results: S
     if resources:
         raise ModelError(f"{len(resources)} resources that are not variables cannot be frozen: {resources[0]}")
     graph_def = frozen.graph.as_graph_def()
-    outputs = add_named_outputs(graph_def, dict(zip(results, frozen.outputs, strict=True)))
+    outputs = add_named_outputs(graph_def, zip(results, frozen.outputs, strict=True))
     return FrozenGraph(_in_dependency_order(graph_def, outputs), outputs, dict(zip(results, outputs, strict=True)))
 
 

@@ -16,18 +16,20 @@ def freeze_keras_model(path: Path) -> FrozenGraph:
     """
     try:
         model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        function = _trace(model) if model.inputs else None
     except Exception as error:  # Keras has no error family: a file may make it raise anything at all.
         # Keras repeats the whole model around the cause: the last part says what is wrong.
         cause = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config:")[0]
         raise ModelError(f"Keras cannot load it: {first_line(cause)}") from error
-    if not model.inputs:
+    if function is None:
         raise ModelError("a Keras model without defined inputs: build it with an Input layer before saving")
+    results = function.structured_outputs
+    return freeze_function(function, sorted(results) if isinstance(results, dict) else list(model.output_names))
 
+
+def _trace(model: tf.keras.Model) -> tf.types.experimental.ConcreteFunction:
     def infer(*images: tf.Tensor) -> object:
         return model(list(images) if len(images) > 1 else images[0], training=False)
 
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
-    function = tf.function(infer, autograph=False).get_concrete_function(*specs)
-    results = function.structured_outputs
-    names = sorted(results) if isinstance(results, dict) else list(model.output_names)
-    return freeze_function(function, names)
+    return tf.function(infer, autograph=False).get_concrete_function(*specs)

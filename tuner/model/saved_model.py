@@ -60,7 +60,7 @@ def _freeze_tf1(folder: Path, tags: list[str], signature: SignatureDef, outputs:
         wanted = find_outputs(graph, [aliases.get(name, name) for name in outputs])
         graph_def = freeze_session(session, [*wanted, *results.values()])
         names = sorted(results)
-        named = add_named_outputs(graph_def, {name: graph.get_tensor_by_name(results[name]) for name in names})
+        named = add_named_outputs(graph_def, [(name, graph.get_tensor_by_name(results[name])) for name in names])
     return FrozenGraph(graph_def, named, aliases | dict(zip(names, named, strict=True)))
 
 
