@@ -79,7 +79,7 @@ def applied_by_inc(graph_def: GraphDef, ops: Collection[str]) -> PrecisionPlan:
     for node in graph_def.node:
         least_weight = _least_weight(node)
         if least_weight is not None:
-            # The kernel of the convolution `a` is called `a_eightbit_requantize`, `a_eightbit_quantized_conv` and so on.
+            # The kernel of the convolution `a` is `a_eightbit_requantize`, `a_eightbit_quantized_conv` or the like.
             kernels[node.name.rpartition("_eightbit_")[0]] = _granularity(nodes[node_name(least_weight)])
     return PrecisionPlan({op: OpPrecision(Dtype.INT8, kernels[op]) if op in kernels else FP32 for op in ops})
 
