@@ -11,6 +11,8 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import tensor_util
 
+from tuner.model.endpoints import prune
+
 
 def node_name(tensor: str) -> str:
     """The node behind a tensor or control input: `^a` and `a:1` are both of the node `a`."""
@@ -86,18 +88,3 @@ class GraphView:
         graph_def.node.extend(node for node in self.graph_def.node if node.name not in removed)
         graph_def.node.extend(added)
         return GraphView(prune(graph_def, self.outputs), self.outputs)
-
-
-def prune(graph_def: GraphDef, outputs: Iterable[str]) -> GraphDef:
-    """A copy of the graph with only the nodes that `outputs` (node names) need, control inputs included."""
-    inputs = {node.name: node.input for node in graph_def.node}
-    needed: set[str] = set()
-    pending = list(outputs)
-    while pending:
-        name = pending.pop()
-        if name not in needed:
-            needed.add(name)
-            pending.extend(map(node_name, inputs[name]))
-    pruned = GraphDef(versions=graph_def.versions, library=graph_def.library)
-    pruned.node.extend(node for node in graph_def.node if node.name in needed)
-    return pruned

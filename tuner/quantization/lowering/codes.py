@@ -13,6 +13,7 @@ from tuner.quantization.lowering.convolutions import Convolution, find_convoluti
 from tuner.quantization.lowering.scales import (
     SIGNED_LEVELS,
     ActivationScale,
+    balanced_scales,
     channel_scales,
     tensor_scale,
     weight_codes,
@@ -25,7 +26,7 @@ from tuner.quantization.ranges import Ranges
 class QuantizedConvolution:
     """A convolution with everything that decides its codes.
 
-    scale: of the input; one for each channel where the convolution is depthwise.
+    scale: of the input; one for each channel where the convolution is depthwise or its producer balances channels.
     output: the scale of an 8-bit result, None where the result stays in 32-bit sums for float readers.
     weights: codes, shaped as the float weights. weight_peaks: [channels out] float32.
     bias: [channels out] float32, or None.
@@ -71,43 +72,40 @@ def quantize_convolutions(graph: GraphView, plan: PrecisionPlan, ranges: Ranges)
             raise QuantizationError(f"{name}: the kernels take int8 and fp32, the plan wants {precision.dtype}")
         if precision.dtype is Dtype.INT8 and name in refused:
             raise QuantizationError(f"{name} cannot be int8: {refused[name]}")
-    chosen = [found[name] for name in found if name in plan and plan[name].dtype is Dtype.INT8]
-    scales = {convolution.name: _input_scale(convolution, ranges) for convolution in chosen}
-    return [
-        _quantize(
-            convolution,
-            plan[convolution.name],
-            scales[convolution.name],
-            _handover(graph, convolution, plan[convolution.name], scales),
-        )
-        for convolution in chosen
-    ]
+    chosen = {name: found[name] for name in found if name in plan and plan[name].dtype is Dtype.INT8}
+    readers = {convolution.output: _readers(graph, convolution, chosen) for convolution in chosen.values()}
+    producers = {convolution.output: name for name, convolution in chosen.items()}
+    scales: dict[str, ActivationScale] = {}
+    for name, convolution in chosen.items():
+        observed = ranges.get(convolution.input)
+        if observed is None:
+            raise QuantizationError(f"{name}: no range was collected for its input {convolution.input}")
+        together = [producers[convolution.input], *readers[convolution.input]] if readers.get(convolution.input) else []
+        if convolution.is_depthwise:
+            scales[name] = channel_scales(observed)
+        elif together and all(plan[op].weight_granularity is Granularity.PER_CHANNEL for op in together):
+            scales[name] = balanced_scales(observed)
+        else:
+            scales[name] = tensor_scale(observed)
+    quantized = []
+    for name, convolution in chosen.items():
+        output = scales[readers[convolution.output][0]] if readers[convolution.output] else None
+        if output is not None and output.peaks.ndim and plan[name].weight_granularity is not Granularity.PER_CHANNEL:
+            # Scales per channel are folded into the weights that make the result: exact only with a scale for each.
+            output = None
+        quantized.append(_quantize(convolution, plan[name], scales[name], output))
+    return quantized
 
 
-def _input_scale(convolution: Convolution, ranges: Ranges) -> ActivationScale:
-    observed = ranges.get(convolution.input)
-    if observed is None:
-        raise QuantizationError(f"{convolution.name}: no range was collected for its input {convolution.input}")
-    return channel_scales(observed) if convolution.is_depthwise else tensor_scale(observed)
+def _readers(graph: GraphView, convolution: Convolution, chosen: Mapping[str, Convolution]) -> list[str]:
+    """The int8 convolutions that can read a result as codes, or none where anything needs it as float.
 
-
-def _handover(
-    graph: GraphView, convolution: Convolution, precision: OpPrecision, scales: Mapping[str, ActivationScale]
-) -> ActivationScale | None:
-    """The scale in which the result goes to its consumers as codes, or None where one of them reads floats.
-
-    Consumers agree on a scale when all are Conv2D or all are depthwise. Scales per channel are folded into the weights
-    that make the result, which is exact only when those have a scale per channel too.
+    Readers have to agree on a scale, so all are Conv2D or all are depthwise.
     """
-    consumers = graph.consumers(convolution.output)
-    if convolution.output in graph.outputs or not consumers or any(node.name not in scales for node in consumers):
-        return None
-    if len({node.op for node in consumers}) > 1:
-        return None
-    scale = scales[consumers[0].name]
-    if scale.peaks.ndim and precision.weight_granularity is not Granularity.PER_CHANNEL:
-        return None
-    return scale
+    readers = graph.consumers(convolution.output)
+    if convolution.output in graph.outputs or any(reader.name not in chosen for reader in readers):
+        return []
+    return [reader.name for reader in readers] if len({reader.op for reader in readers}) == 1 else []
 
 
 def _quantize(

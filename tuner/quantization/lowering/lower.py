@@ -47,7 +47,8 @@ def lower(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> GraphView:
 def _input_name(quantized: QuantizedConvolution) -> str:
     """The name of the 8-bit form of an input: one tensor may be needed with one scale and with one per channel."""
     form = "int8_per_channel" if quantized.scale.peaks.ndim else "int8_per_tensor"
-    return f"{quantized.convolution.input.replace(':', '_')}/{form}"
+    node, _, output = quantized.convolution.input.partition(":")
+    return f"{node}/output_{output}/{form}" if output else f"{node}/{form}"
 
 
 def _kernel_output(quantized: QuantizedConvolution) -> QuantizedTensor:

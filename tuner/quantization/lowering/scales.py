@@ -59,6 +59,17 @@ def channel_scales(observed: TensorRange) -> ActivationScale:
     return ActivationScale(peaks.astype(np.float32), observed.low >= 0)
 
 
+def balanced_scales(observed: TensorRange) -> ActivationScale:
+    """One scale for each channel, halfway (in logarithms) between the channel's own and the whole tensor's.
+
+    For a Conv2D that reads the codes of another convolution: both fold the scales into their weights, so they cost
+    nothing at run time. The channel's own scale would round activations least and weights most; the square root shares
+    the error between them (SmoothQuant with alpha 0.5, Xiao et al. 2023, equation 4, applied to activation peaks).
+    """
+    whole, own = tensor_scale(observed), channel_scales(observed)
+    return ActivationScale(np.sqrt(own.peaks * whole.peaks), whole.is_unsigned)
+
+
 def weight_peaks(
     weights: NDArray[np.float32],
     bias: NDArray[np.float32] | None,
