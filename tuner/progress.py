@@ -1,0 +1,47 @@
+"""What a long run tells while it goes on: stages with their times, and one bar for what is counted."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Stage(Protocol):
+    """A stage that has begun."""
+
+    def note(self, text: str) -> None:
+        """Say what the stage found; shown with its time when it ends."""
+
+
+class Progress(Protocol):
+    """Where the pipeline tells its progress; the terminal's forms of it belong to the cli."""
+
+    def stage(self, title: str) -> AbstractContextManager[Stage]:
+        """Begin a stage; leaving the context ends it."""
+
+    def track(self, items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+        """Hand on `items`, counting them against `total`."""
+
+
+class _SilentStage:
+    def __enter__(self) -> "_SilentStage":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        return None
+
+
+class Silent:
+    """Tells nothing: what a Python program gets unless it asks for more."""
+
+    def stage(self, title: str) -> AbstractContextManager[Stage]:
+        """Begin a stage."""
+        return _SilentStage()
+
+    def track(self, items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+        """Hand on `items`."""
+        return iter(items)
