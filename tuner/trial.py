@@ -41,10 +41,12 @@ class CompletedTrial:
     """A plan that became a graph and was evaluated in full.
 
     requested: what the search asked for. applied: what the graph really holds, read back from its nodes.
+    calibration_images: how many images its ranges rest on. quantize_s: wall time of making the graph.
     graph_sha256: of the serialised graph; two plans with one graph are one trial.
     """
 
     number: int
+    calibration_images: int
     requested: PrecisionPlan
     applied: PrecisionPlan
     graph_sha256: str
@@ -57,6 +59,7 @@ class FailedTrial:
     """A plan that could not be lowered, run or evaluated; `cause` is the error in one line."""
 
     number: int
+    calibration_images: int
     requested: PrecisionPlan
     cause: str
 

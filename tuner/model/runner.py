@@ -1,6 +1,6 @@
 """Running a frozen detector on images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,11 +70,16 @@ class ModelRunner:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
         return dict(zip(self._model.outputs, values, strict=True))
 
-    def fetch(self, tensors: Sequence[str], images: NDArray[Any]) -> list[NDArray[Any]]:
-        """The values of any tensors of the graph, in the order asked for. Arguments and errors as `run`."""
-        feed = self._as_fed(images)
+    def fetch(
+        self, tensors: Sequence[str], images: NDArray[Any], also_fed: Mapping[str, NDArray[Any]] | None = None
+    ) -> list[NDArray[Any]]:
+        """The values of any tensors of the graph, in the order asked for. Arguments and errors as `run`.
+
+        also_fed: values of further tensors, by their names.
+        """
+        feeds = {self._input: self._as_fed(images), **(also_fed or {})}
         try:
-            return list(self._session.run(list(tensors), {self._input: feed}))
+            return list(self._session.run(list(tensors), feeds))
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
 

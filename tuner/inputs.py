@@ -1,0 +1,106 @@
+"""What a configuration names becomes objects: data sets, a calibration source, a user's functions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.config import CocoRaw, DatasetConfig, TuningConfig
+from tuner.data.calibration import QDataloader
+from tuner.data.dataset import DetectionDataset, open_dataset
+from tuner.data.label_map import read_label_map
+from tuner.entry_point import load_entry_point
+from tuner.errors import ConfigError
+from tuner.evaluation.evaluator import EvalFunction
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a run.
+
+    evaluation: the annotated images; None where an eval_func keeps its own. eval_func: None where COCO mAP judges.
+    calibration: where calibration images come from; the evaluation set where nothing else is named.
+    """
+
+    evaluation: DetectionDataset | None
+    eval_func: EvalFunction | None
+    calibration: DetectionDataset | QDataloader
+
+    @property
+    def calibration_identity(self) -> str:
+        """What tells this calibration source from another: the hash of its content, or a loader's type."""
+        if isinstance(self.calibration, DetectionDataset):
+            return self.calibration.sha256
+        return type(self.calibration).__qualname__
+
+    @property
+    def evaluation_identity(self) -> str:
+        """What tells this measure of accuracy from another: the hash of the set's content, or a function's name."""
+        if self.evaluation is not None:
+            return self.evaluation.sha256
+        return getattr(self.eval_func, "__qualname__", type(self.eval_func).__qualname__)
+
+
+def open_inputs(
+    config: TuningConfig,
+    *,
+    skip_bad_records: bool,
+    cache_mb: int,
+    eval_func: EvalFunction | None = None,
+    q_dataloader: QDataloader | None = None,
+) -> Inputs:
+    """Open everything that a run reads. Objects given by the caller win over what the configuration names.
+
+    Raises ConfigError when accuracy or calibration has no source, DatasetError for data that cannot be used.
+    """
+    accuracy, calibration = config.evaluation.accuracy, config.quantization.calibration
+    if eval_func is None and accuracy.eval_func is not None:
+        eval_func = load_entry_point(accuracy.eval_func, "evaluation.accuracy.eval_func")
+    if q_dataloader is None and calibration.q_dataloader is not None:
+        q_dataloader = load_entry_point(calibration.q_dataloader, "quantization.calibration.q_dataloader")
+    evaluation = None
+    if eval_func is None:
+        evaluation = open_evaluation(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    source: DetectionDataset | QDataloader | None = q_dataloader
+    if source is None and calibration.dataset is not None:
+        source = _open(
+            calibration.dataset,
+            accuracy.anno_path,
+            limit=max(calibration.sampling_sizes),
+            skip_bad_records=skip_bad_records,
+            cache_mb=0,
+        )
+    source = source or evaluation
+    if source is None:
+        raise ConfigError(
+            "quantization.calibration: no images: give a dataloader, a q_dataloader or --calibration_location"
+        )
+    return Inputs(evaluation, eval_func, source)
+
+
+def open_evaluation(config: TuningConfig, *, skip_bad_records: bool, cache_mb: int) -> DetectionDataset:
+    """Open the annotated images that accuracy is measured on. Raises ConfigError when none are named."""
+    accuracy = config.evaluation.accuracy
+    if accuracy.dataset is None:
+        raise ConfigError("evaluation.accuracy: no images: give a dataloader, an eval_func or --dataset_location")
+    return _open(accuracy.dataset, accuracy.anno_path, limit=None, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+
+
+def _open(
+    dataset: DatasetConfig, label_map: Path | None, *, limit: int | None, skip_bad_records: bool, cache_mb: int
+) -> DetectionDataset:
+    source = dataset.source
+    if isinstance(source, CocoRaw):
+        return open_dataset(
+            source.root,
+            image_dir=source.images,
+            annotations=source.annotations,
+            limit=limit,
+            skip_bad_records=skip_bad_records,
+            cache_mb=cache_mb,
+        )
+    return open_dataset(
+        source.root,
+        label_map=None if label_map is None else read_label_map(label_map),
+        limit=limit,
+        skip_bad_records=skip_bad_records,
+        cache_mb=cache_mb,
+    )
