@@ -36,12 +36,17 @@ def relative_loss(baseline: float, accuracy: float, *, higher_is_better: bool = 
     return _loss(baseline, accuracy, higher_is_better=higher_is_better) / abs(baseline)
 
 
-def passes(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> bool:
-    """Whether a measured graph loses no more than the criterion allows."""
+def loss(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> float:
+    """What a graph loses, as the criterion counts: a share of the baseline, or in the metric's own unit."""
     better = criterion.higher_is_better
     if criterion.kind == "relative":
-        return relative_loss(baseline.accuracy, measurement.accuracy, higher_is_better=better) <= criterion.limit
-    return _loss(baseline.accuracy, measurement.accuracy, higher_is_better=better) <= criterion.limit
+        return relative_loss(baseline.accuracy, measurement.accuracy, higher_is_better=better)
+    return _loss(baseline.accuracy, measurement.accuracy, higher_is_better=better)
+
+
+def passes(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> bool:
+    """Whether a measured graph loses no more than the criterion allows."""
+    return loss(criterion, baseline, measurement) <= criterion.limit
 
 
 def best_trial(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequence[Trial]) -> CompletedTrial | None:
@@ -52,6 +57,17 @@ def best_trial(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequ
         return min(passing, key=lambda trial: trial.measurement.latency_ms)
     sign = 1 if criterion.higher_is_better else -1
     return max(completed, key=lambda trial: sign * trial.measurement.accuracy, default=None)
+
+
+def outcome(
+    criterion: AccuracyCriterion, baseline: Measurement, best: CompletedTrial | None, *, interrupted: bool
+) -> Status:
+    """How a run ended that found `best`."""
+    if best is None:
+        return Status.FAILED
+    if interrupted:
+        return Status.INTERRUPTED
+    return Status.ACCEPTED if passes(criterion, baseline, best.measurement) else Status.BEST_EFFORT
 
 
 def judge(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.config import CocoRaw, DatasetConfig, TuningConfig
+from tuner.config import CocoRaw, CocoRecord, DatasetConfig, TuningConfig
 from tuner.data.calibration import QDataloader
 from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.data.label_map import read_label_map
@@ -63,7 +63,7 @@ def open_inputs(
     if source is None and calibration.dataset is not None:
         source = _open(
             calibration.dataset,
-            accuracy.anno_path,
+            accuracy.anno_path if isinstance(calibration.dataset.source, CocoRecord) else None,
             limit=max(calibration.sampling_sizes),
             skip_bad_records=skip_bad_records,
             cache_mb=0,
@@ -85,21 +85,22 @@ def open_evaluation(config: TuningConfig, *, skip_bad_records: bool, cache_mb: i
 
 
 def _open(
-    dataset: DatasetConfig, label_map: Path | None, *, limit: int | None, skip_bad_records: bool, cache_mb: int
+    dataset: DatasetConfig, anno_path: Path | None, *, limit: int | None, skip_bad_records: bool, cache_mb: int
 ) -> DetectionDataset:
+    """anno_path: the instances JSON of a folder of images, or the label map of records, where given apart."""
     source = dataset.source
     if isinstance(source, CocoRaw):
         return open_dataset(
             source.root,
             image_dir=source.images,
-            annotations=source.annotations,
+            annotations=anno_path or source.annotations,
             limit=limit,
             skip_bad_records=skip_bad_records,
             cache_mb=cache_mb,
         )
     return open_dataset(
         source.root,
-        label_map=None if label_map is None else read_label_map(label_map),
+        label_map=None if anno_path is None else read_label_map(anno_path),
         limit=limit,
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,

@@ -1,7 +1,9 @@
 """What a long run tells while it goes on: stages with their times, and one bar for what is counted."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -45,3 +47,27 @@ class Silent:
     def track(self, items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
         """Hand on `items`."""
         return iter(items)
+
+
+@dataclass
+class Clock:
+    """Progress that remembers how long each stage took. seconds: wall time by title, summed over repetitions."""
+
+    progress: Progress
+    started_at: float = field(default_factory=perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds since the clock was made."""
+        return perf_counter() - self.started_at
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        """Begin a stage of the progress and time it; a stage that raises is timed too."""
+        started = perf_counter()
+        try:
+            with self.progress.stage(title) as stage:
+                yield stage
+        finally:
+            self.seconds[title] = self.seconds.get(title, 0.0) + perf_counter() - started

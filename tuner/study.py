@@ -33,14 +33,15 @@ class Study:
         """Keep the float model's measurement."""
         self._study.set_user_attr("baseline", baseline.to_json())
 
-    def order(self, calibration_images: int) -> Sequence[str] | None:
-        """The operators by sensitivity under ranges of so many images, once they are recorded."""
-        found: Sequence[str] | None = self._study.user_attrs.get(f"order_{calibration_images}")
+    @property
+    def order(self) -> Sequence[str] | None:
+        """The operators by sensitivity, once they are recorded."""
+        found: Sequence[str] | None = self._study.user_attrs.get("order")
         return found
 
-    def record_order(self, calibration_images: int, order: Sequence[str]) -> None:
-        """Keep the operators by sensitivity."""
-        self._study.set_user_attr(f"order_{calibration_images}", list(order))
+    def record_order(self, order: Sequence[str]) -> None:
+        """Keep the operators by sensitivity, most sensitive first."""
+        self._study.set_user_attr("order", list(order))
 
     @property
     def trials(self) -> list[Trial]:

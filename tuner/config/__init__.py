@@ -3,6 +3,7 @@ from tuner.config.evaluation import AccuracyConfig, ComputeConfig, EvaluationCon
 from tuner.config.loading import TuningConfig, load_config, parse_config, read_yaml
 from tuner.config.model import ModelConfig
 from tuner.config.op_rules import OpRule, resolve_op_rules
+from tuner.config.pinned import pinned_yaml
 from tuner.config.quantization import CalibrationConfig, QuantizationConfig
 from tuner.config.tuning import AccuracyCriterion, ExitPolicy, TuningSettings, WorkspaceConfig
 
@@ -25,6 +26,7 @@ __all__ = [
     "WorkspaceConfig",
     "load_config",
     "parse_config",
+    "pinned_yaml",
     "read_yaml",
     "resolve_op_rules",
 ]

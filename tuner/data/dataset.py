@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tuner.data.annotations import did_you_mean
 from tuner.data.images import Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
@@ -45,6 +48,11 @@ class DetectionDataset:
     def first(self, count: int) -> "DetectionDataset":
         """The first `count` images, or all when there are fewer; decoded images are shared with this set."""
         return replace(self, entries=self.entries[:count])
+
+    @property
+    def first_image(self) -> NDArray[np.uint8]:
+        """The first image, [H, W, 3]."""
+        return next(iter(self.first(1))).image
 
     @cached_property
     def sha256(self) -> str:

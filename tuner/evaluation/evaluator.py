@@ -58,7 +58,7 @@ class CocoEvaluator:
         with ModelRunner(model, *self._threads) as runner:
             samples = self._progress.track(self._dataset, len(self._dataset), "evaluate")
             detections = [runner.detect(sample.image) for sample in samples]
-            latency = _trial_latency(runner, next(iter(self._dataset.first(1))).image[np.newaxis])
+            latency = _trial_latency(runner, self._dataset.first_image[np.newaxis])
         metrics = coco_metrics(self._truths, detections)
         if certify(metrics.figures["mAP"]):
             metrics = coco_metrics(self._truths, detections, CocoBackend.PYCOCOTOOLS)

@@ -1,8 +1,10 @@
 """The basic strategy: everything in int8, then let the most sensitive operators fall back to float."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from tuner.precision import FP32, PrecisionPlan
+from tuner.precision import FP32, OpPrecision, PrecisionPlan
 
 # A plan close to all-int8 is tried in many variants before many operators are given up: accuracy moves by more than
 # the criterion allows when one detection of a rare category is won or lost, and which one is cannot be predicted.
@@ -10,56 +12,83 @@ NEAR_SHARE = 0.1
 SINGLES = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan to try, with ranges from the first `calibration_images` images."""
+
+    plan: PrecisionPlan
+    calibration_images: int
+
+
 class FallbackSearch:
     """Proposes plans one at a time and learns from how each went; `propose` and `record` take turns.
 
-    start: the plan with every operator at its preferred precision. order: the operators of `start` that may fall back
-    to float, most sensitive first.
+    choices: op -> allowed decisions, the preferred one first. calibration_images: the numbers of images to try.
+    rank: the operators of a plan, most sensitive first; asked for once, when the preferred plan does not pass.
 
-    While no plan passes: `start`; its first 1, 2, ... operators in float, up to a tenth of them; single operators in
-    float further down the order; then twice as many each time, up to all. Once a plan passes: its float operators go
-    back to int8 one at a time, least sensitive first, each kept when the plan still passes.
+    While no plan passes: the preferred plan under each number of images; then, under the number that lost least, its
+    first 1, 2, ... operators in float, up to a tenth of them; single operators further down the order; then twice as
+    many each time, up to all. Once a plan passes: its float operators go back one at a time, least sensitive first,
+    each kept when the plan still passes.
     """
 
-    def __init__(self, start: PrecisionPlan, order: Sequence[str]) -> None:
-        self._start = start
-        self._order = tuple(order)
+    def __init__(
+        self,
+        choices: Mapping[str, Sequence[OpPrecision]],
+        calibration_images: Sequence[int],
+        rank: Callable[[Proposal], Sequence[str]],
+    ) -> None:
+        self._start = PrecisionPlan({op: allowed[0] for op, allowed in choices.items()})
+        self._may_fall_back = {op for op, allowed in choices.items() if FP32 in allowed and allowed[0] != FP32}
+        self._calibration_images = sorted(set(calibration_images), reverse=True)
+        self._rank = rank
+        self._losses: dict[Proposal, float] = {}
+        self._passing: Proposal | None = None
         self._falling = self._fall_back()
-        self._passing: PrecisionPlan | None = None
-        self._restorable: list[str] = []
-        self._seen: set[PrecisionPlan] = set()
 
-    def propose(self) -> PrecisionPlan | None:
+    def propose(self) -> Proposal | None:
         """The next plan to try, never one that was recorded before; None when there is nothing left to try."""
-        for plan in self._restored() if self._passing is not None else self._falling:
-            if plan not in self._seen:
-                return plan
-        return None
+        proposals = self._falling if self._passing is None else self._restored(self._passing)
+        return next((proposal for proposal in proposals if proposal not in self._losses), None)
 
-    def record(self, plan: PrecisionPlan, *, passes: bool) -> None:
-        """Say how a plan went; one that failed does not pass. Plans of an earlier session are recorded alike."""
-        self._seen.add(plan)
-        if passes and (self._passing is None or _float_ops(plan) < _float_ops(self._passing)):
-            self._passing = plan
-            self._restorable = [op for op in reversed(self._order) if plan[op] != self._start[op]]
+    def record(self, proposal: Proposal, *, loss: float, passes: bool) -> None:
+        """Say how a proposal went; one that failed has an infinite loss. Those of an earlier session count alike."""
+        self._losses[proposal] = loss
+        if passes and (self._passing is None or _float_ops(proposal) < _float_ops(self._passing)):
+            self._passing = proposal
 
-    def _fall_back(self) -> Iterator[PrecisionPlan]:
-        near = max(1, round(len(self._order) * NEAR_SHARE))
-        yield self._start
+    def _fall_back(self) -> Iterator[Proposal]:
+        for images in self._calibration_images:
+            yield Proposal(self._start, images)
+        start = self._best_start()
+        order = self._order(start)
+        near = max(1, round(len(order) * NEAR_SHARE))
         for count in range(1, near + 1):
-            yield self._start.with_ops(self._order[:count], FP32)
-        for op in self._order[1 : 1 + near * SINGLES]:
-            yield self._start.with_ops([op], FP32)
-        while near < len(self._order):
-            near = min(2 * near, len(self._order))
-            yield self._start.with_ops(self._order[:near], FP32)
+            yield _in_float(start, order[:count])
+        for op in order[1 : 1 + near * SINGLES]:
+            yield _in_float(start, [op])
+        while near < len(order):
+            near = min(2 * near, len(order))
+            yield _in_float(start, order[:near])
 
-    def _restored(self) -> Iterator[PrecisionPlan]:
-        if self._passing is None:
-            return
-        for op in self._restorable:
-            yield self._passing.with_ops([op], self._start[op])
+    def _restored(self, passing: Proposal) -> Iterator[Proposal]:
+        in_float = {op for op in self._may_fall_back if passing.plan[op] == FP32}
+        if in_float:
+            for op in reversed(self._order(self._best_start())):
+                if op in in_float:
+                    yield Proposal(passing.plan.with_ops([op], self._start[op]), passing.calibration_images)
+
+    def _best_start(self) -> Proposal:
+        starts = [Proposal(self._start, images) for images in self._calibration_images]
+        return min(starts, key=lambda start: self._losses.get(start, math.inf))
+
+    def _order(self, start: Proposal) -> list[str]:
+        return [op for op in self._rank(start) if op in self._may_fall_back]
 
 
-def _float_ops(plan: PrecisionPlan) -> int:
-    return sum(precision == FP32 for precision in plan.values())
+def _in_float(start: Proposal, ops: Sequence[str]) -> Proposal:
+    return Proposal(start.plan.with_ops(ops, FP32), start.calibration_images)
+
+
+def _float_ops(proposal: Proposal) -> int:
+    return sum(precision == FP32 for precision in proposal.plan.values())

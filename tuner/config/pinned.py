@@ -1,0 +1,28 @@
+"""A finished plan as settings: what `plan.yaml` holds, so that feeding it back makes the same graph again."""
+
+import yaml
+
+from tuner.config.loading import TuningConfig
+from tuner.precision import Dtype, OpPrecision, PrecisionPlan
+
+
+def pinned_yaml(config: TuningConfig, plan: PrecisionPlan, calibration_images: int) -> str:
+    """The settings of a run with every operator pinned to the decision of `plan`, as YAML that `load_config` reads.
+
+    calibration_images: the number of images behind the plan's ranges. Paths are absolute.
+    """
+    settings = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    quantization = settings.setdefault("quantization", {})
+    quantization.setdefault("calibration", {})["sampling_size"] = calibration_images
+    quantization.pop("model_wise", None)
+    quantization["op_wise"] = {op: _pinned(precision) for op, precision in plan.items()}
+    return yaml.safe_dump(settings, sort_keys=False, width=120)
+
+
+def _pinned(precision: OpPrecision) -> dict[str, dict[str, list[str]]]:
+    if precision.dtype is not Dtype.INT8:
+        return {"activation": {"dtype": [precision.dtype.value]}}
+    return {
+        "activation": {"dtype": [precision.dtype.value]},
+        "weight": {"granularity": [precision.weight_granularity.value]},
+    }

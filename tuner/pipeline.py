@@ -1,0 +1,241 @@
+"""The order of the stages, and nothing else: load, calibrate, measure, search, export, report."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tuner.config import AccuracyCriterion, TuningConfig, pinned_yaml
+from tuner.criterion import best_trial, judge, loss, outcome, passes, relative_loss
+from tuner.data.calibration import QDataloader, calibration_images
+from tuner.data.dataset import open_dataset
+from tuner.evaluation.evaluator import EvalFunction
+from tuner.evaluation.latency import LatencyFigures, measure_models
+from tuner.export.output import check_output, export_model
+from tuner.files import write_text
+from tuner.inputs import open_evaluation, open_inputs
+from tuner.model.loading import load_model
+from tuner.progress import Clock, Progress, Silent
+from tuner.quantization.quantize import find_quantizable_ops
+from tuner.quantization.ranges import first_images
+from tuner.quantization.sensitivity import measure_sensitivity
+from tuner.report.notes import describe_endpoints, describe_measurement, describe_trial
+from tuner.report.result import CriterionFacts, DatasetFacts, ModelFacts, StageSeconds, TuningResult, result_json
+from tuner.search.fallback import FallbackSearch, Proposal
+from tuner.stages import (
+    allowed_decisions,
+    calibrated_ranges,
+    identity,
+    make_engine,
+    make_evaluator,
+    storage_url,
+    timed_in_turns,
+)
+from tuner.study import open_study
+from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
+from tuner.trial_runner import TrialRunner
+
+SENSITIVITY_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class TuningJob:
+    """One run as it was asked for.
+
+    config: the settings. input_model: any of the four formats. output_model: a name ending in `.pb`, or a folder.
+    workspace: where the run keeps its record. storage: an SQLAlchemy URL in the place of the workspace's study.db.
+    eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
+    """
+
+    config: TuningConfig
+    input_model: Path
+    output_model: Path
+    workspace: Path
+    storage: str | None = None
+    resume: bool = False
+    skip_bad_records: bool = False
+    cache_mb: int = 512
+    eval_func: EvalFunction | None = None
+    q_dataloader: QDataloader | None = None
+
+
+def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
+    """Find the fastest int8 graph that meets the criterion; write it, its plan and `result.json`.
+
+    Raises TunerError for what the user can mend. On Ctrl-C the best graph so far is written and the result says so;
+    KeyboardInterrupt goes on where there is none yet.
+    """
+    config, clock = job.config, Clock(progress or Silent())
+    calibration, criterion = config.quantization.calibration, config.tuning.accuracy_criterion
+    check_output(job.output_model)
+
+    with clock.stage("load") as stage:
+        model = load_model(job.input_model, config.model.inputs, config.model.outputs)
+        ops = find_quantizable_ops(model)
+        choices = allowed_decisions(config, ops)
+        inputs = open_inputs(
+            config,
+            skip_bad_records=job.skip_bad_records,
+            cache_mb=job.cache_mb,
+            eval_func=job.eval_func,
+            q_dataloader=job.q_dataloader,
+        )
+        study = open_study(storage_url(job.workspace, job.storage), identity(config, model, inputs), resume=job.resume)
+        stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.inputs), len(ops.refused)))
+
+    with clock.stage("calibrate") as stage:
+        images = list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
+        ranges, calibrations = calibrated_ranges(job.workspace, model, ops, inputs, images)
+        stage.note(f"{len(images)} images, {len(ranges)} tensors" + ("" if calibrations else ", from an earlier run"))
+
+    with clock.stage("baseline") as stage:
+        evaluator = make_evaluator(config, inputs, images[0], clock.progress)
+        baseline = study.baseline or evaluator.evaluate(model, certify=lambda accuracy: True)
+        loss(criterion, baseline, baseline)  # a baseline of which nothing can be a share is refused now
+        study.record_baseline(baseline)
+        stage.note(describe_measurement(baseline))
+
+    def rank(proposal: Proposal) -> Sequence[str]:
+        if study.order is None:
+            with clock.stage("sensitivity") as stage:
+                proposed_ranges = first_images(ranges, proposal.calibration_images)
+                damage = measure_sensitivity(model, proposal.plan, proposed_ranges, images[:SENSITIVITY_IMAGES])
+                study.record_order(sorted(damage, key=lambda op: -damage[op]))
+                stage.note(f"{len(damage)} ops on {len(images[:SENSITIVITY_IMAGES])} images")
+        return study.order or ()
+
+    search = FallbackSearch(choices, [min(size, len(images)) for size in calibration.sampling_sizes], rank)
+    runner = TrialRunner(
+        *make_engine(config, model, ops, ranges, images),
+        evaluator,
+        certify=lambda accuracy: passes(criterion, baseline, replace(baseline, accuracy=accuracy)),
+        study=study,
+    )
+    try:
+        reason, interrupted = _search(config, search, runner, baseline, clock), False
+    except KeyboardInterrupt:
+        reason, interrupted = "interrupted; --resume goes on from here", True
+    best = best_trial(criterion, baseline, study.trials)
+    if best is None and interrupted:
+        raise KeyboardInterrupt
+
+    timed = (baseline, best)
+    if best is not None:
+        with clock.stage("export") as stage:
+            graph = runner.graph(best)
+            export_model(graph, job.output_model)
+            write_text(job.workspace / "plan.yaml", pinned_yaml(config, best.requested, best.calibration_images))
+            stage.note(str(job.output_model))
+        if not interrupted:
+            with clock.stage("compare"):
+                timed = timed_in_turns(config, (model, graph), images[0], baseline, best)
+    result = TuningResult(
+        status=outcome(criterion, baseline, best, interrupted=interrupted),
+        reason=reason,
+        model=ModelFacts(job.input_model, model.sha256, model.inputs, model.outputs),
+        dataset=DatasetFacts(inputs.evaluation_identity, baseline.images),
+        criterion=CriterionFacts(criterion.kind, criterion.limit, criterion.higher_is_better),
+        baseline=timed[0],
+        best=timed[1],
+        relative_loss=_relative_loss(criterion, baseline, best),
+        output_model=job.output_model,
+        trials=study.trials,
+        calibrations=calibrations,
+        seconds=_seconds(clock, runner),
+        refused=ops.refused,
+    )
+    write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
+    return result
+
+
+def evaluate(
+    config: TuningConfig,
+    model: Path,
+    progress: Progress | None = None,
+    *,
+    skip_bad_records: bool = False,
+    cache_mb: int = 512,
+) -> Measurement:
+    """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend."""
+    clock = Clock(progress or Silent())
+    with clock.stage("load"):
+        loaded = load_model(model, config.model.inputs, config.model.outputs)
+        inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    with clock.stage("evaluate"):
+        image = next(calibration_images(inputs.calibration, 1))
+        return make_evaluator(config, inputs, image, clock.progress).evaluate(loaded, certify=lambda accuracy: True)
+
+
+def benchmark(
+    config: TuningConfig | None,
+    models: Sequence[Path],
+    *,
+    dataset_location: Path | None,
+    batch_size: int,
+    warmup: int,
+    iterations: int,
+    threads: int,
+    instances: int,
+) -> list[LatencyFigures]:
+    """Time models of any format in turns on one batch: the first image of a data set, repeated.
+
+    The data set is the one at dataset_location, else that of the settings, else a grey picture of 640 x 480.
+    threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
+    """
+    endpoints = ((), ()) if config is None else (config.model.inputs, config.model.outputs)
+    loaded = [load_model(model, *endpoints) for model in models]
+    image = np.full((480, 640, 3), 127, np.uint8)
+    if dataset_location is not None:
+        image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
+    elif config is not None and config.evaluation.accuracy.dataset is not None:
+        image = open_evaluation(config, skip_bad_records=False, cache_mb=0).first_image
+    batch = np.repeat(image[np.newaxis], batch_size, axis=0)
+    return measure_models(loaded, batch, threads=threads, instances=instances, warmup=warmup, iterations=iterations)
+
+
+def _search(
+    config: TuningConfig, search: FallbackSearch, runner: TrialRunner, baseline: Measurement, clock: Clock
+) -> str:
+    """Try what the search proposes until the criterion says stop; returns why it did."""
+    criterion, study = config.tuning.accuracy_criterion, runner.study
+    for trial in study.trials:
+        _record(search, trial, criterion, baseline)
+    while not (verdict := judge(criterion, config.tuning.exit_policy, baseline, study.trials, study.search_s)).stop:
+        proposal = search.propose()
+        if proposal is None:
+            return "there is no plan left to try"
+        with clock.stage(f"trial {len(study.trials) + 1}") as stage:
+            trial = runner.run(proposal.plan, proposal.calibration_images)
+            _record(search, trial, criterion, baseline)
+            stage.note(describe_trial(trial, criterion, baseline))
+    return verdict.reason
+
+
+def _record(search: FallbackSearch, trial: Trial, criterion: AccuracyCriterion, baseline: Measurement) -> None:
+    proposal = Proposal(trial.requested, trial.calibration_images)
+    if isinstance(trial, FailedTrial):
+        search.record(proposal, loss=math.inf, passes=False)
+    else:
+        search.record(
+            proposal,
+            loss=loss(criterion, baseline, trial.measurement),
+            passes=passes(criterion, baseline, trial.measurement),
+        )
+
+
+def _relative_loss(criterion: AccuracyCriterion, baseline: Measurement, best: CompletedTrial | None) -> float | None:
+    if best is None or baseline.accuracy == 0:
+        return None
+    return relative_loss(baseline.accuracy, best.measurement.accuracy, higher_is_better=criterion.higher_is_better)
+
+
+def _seconds(clock: Clock, runner: TrialRunner) -> StageSeconds:
+    return StageSeconds(
+        total=clock.total_s,
+        **{stage: clock.seconds.get(stage, 0.0) for stage in ("load", "calibrate", "baseline", "sensitivity")},
+        quantize=runner.quantize_s,
+        evaluate=runner.evaluate_s,
+    )
