@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "precision": set(),
+    "progress": set(),
     "detections": set(),
     "trial": {"precision"},
     "config": {"precision"},
@@ -29,8 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"model", "precision"},
     "report": {"trial", "criterion"},
 }
+# Whatever lies above the first level may tell its progress.
+for _room in set(ALLOWED) - {"errors", "files", "precision", "progress", "detections", "trial"}:
+    ALLOWED[_room].add("progress")
 ALLOWED["pipeline"] = set(ALLOWED)
-ALLOWED["cli"] = {"config", "pipeline"}
+ALLOWED["cli"] = {"config", "pipeline", "progress", "report"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
 

@@ -124,6 +124,14 @@ def test_raw_dataset(parse: Parse) -> None:
     assert dataset.source.annotations == Path("/folder/coco/annotations/instances_val2017.json")
 
 
+def test_raw_dataset_given_by_its_annotations(parse: Parse) -> None:
+    raw = {"root": "coco/instances.json"}
+    dataset = parse({f"{CALIBRATION}.dataloader.dataset.COCORaw": raw}).quantization.calibration.dataset
+    assert dataset is not None and isinstance(dataset.source, CocoRaw)
+    assert dataset.source.root == Path("/folder/coco/instances.json")
+    assert (dataset.source.images, dataset.source.annotations) == (None, None)
+
+
 def test_a_config_cannot_be_changed(parse: Parse) -> None:
     with pytest.raises(ValueError, match="frozen"):
         parse({}).tuning.random_seed = 1

@@ -33,20 +33,22 @@ class CocoRecord(Section):
 class CocoRaw(Section):
     """A folder of images with an instances JSON."""
 
-    root: LocalPath = Field(description="the folder that holds images and annotations")
+    root: LocalPath = Field(
+        description="the folder that holds images and annotations, or the instances JSON itself with images beside it"
+    )
     img_dir: str = Field(default="val2017", description="the folder of images, below root")
     anno_dir: str = Field(default="annotations/instances_val2017.json", description="the instances JSON, below root")
     num_cores: int = Field(default=28, ge=1, description="threads that decode images, at most")
 
     @property
-    def images(self) -> Path:
-        """The folder of images."""
-        return self.root / self.img_dir
+    def images(self) -> Path | None:
+        """The folder of images; None where `root` is an instances JSON, beside which they are found."""
+        return None if self.root.suffix == ".json" else self.root / self.img_dir
 
     @property
-    def annotations(self) -> Path:
-        """The instances JSON."""
-        return self.root / self.anno_dir
+    def annotations(self) -> Path | None:
+        """The instances JSON below `root`; None where `root` is one itself."""
+        return None if self.root.suffix == ".json" else self.root / self.anno_dir
 
 
 class DatasetChoice(Section):

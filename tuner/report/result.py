@@ -1,11 +1,13 @@
 """The outcome of a run as a value, and as `result.json`, the interface to other programs."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tuner.criterion import Status
-from tuner.trial import CompletedTrial, Measurement, Trial
+from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
 
 SCHEMA = 1
 
@@ -55,8 +57,9 @@ class TuningResult:
     """Everything that a run found.
 
     best: the fastest accepted trial, or the best effort, or None where no trial was completed.
-    compared: latency of the float model and of `best`, measured in turns at the end: (baseline, best).
-    refused: op -> why it stayed float whatever the plan said. quantizable: number of ops that plans decide about.
+    relative_loss: of `best`; None without it, or where the baseline is zero. output_model: where `best` is written.
+    trials: all of them, earlier sessions included. calibrations: how often ranges were collected in this session.
+    refused: op -> why it stayed float whatever the plan said.
     """
 
     status: Status
@@ -72,3 +75,66 @@ class TuningResult:
     calibrations: int
     seconds: StageSeconds
     refused: Mapping[str, str]
+
+
+def result_json(result: TuningResult) -> dict[str, Any]:
+    """The object that `result.json` holds: finite numbers, strings, lists and objects, whatever was measured.
+
+    accuracy is null where it was not finite, relative_loss also where the baseline is zero, best where no trial was
+    completed. Of the best trial, ops counts what the graph really holds and plan_sha256 is of the plan that was asked
+    for, which plan.yaml pins. images_evaluated counts the images of the trials, those of the baseline apart.
+    """
+    completed = [trial for trial in result.trials if isinstance(trial, CompletedTrial)]
+    table = {
+        "schema": SCHEMA,
+        "status": result.status.value,
+        "reason": result.reason,
+        "model": {**asdict(result.model), "path": str(result.model.path)},
+        "dataset": asdict(result.dataset),
+        "criterion": asdict(result.criterion),
+        "baseline": _measured(result.baseline),
+        "best": None if result.best is None else _best(result.best, result),
+        "trials": len(result.trials),
+        "full_evaluations": len(completed),
+        "images_evaluated": sum(trial.measurement.images for trial in completed),
+        "calibrations": result.calibrations,
+        "seconds": asdict(result.seconds),
+        "failed_trials": [
+            {"number": trial.number, "cause": trial.cause} for trial in result.trials if isinstance(trial, FailedTrial)
+        ],
+        "refused_ops": dict(result.refused),
+    }
+    finite: dict[str, Any] = _finite(table)
+    return finite
+
+
+def _measured(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "accuracy": measurement.accuracy,
+        "latency_ms": measurement.latency_ms,
+        "latency_p90_ms": measurement.latency_p90_ms,
+        "size_bytes": measurement.size_bytes,
+        "images": measurement.images,
+        "metrics": dict(measurement.metrics),
+    }
+
+
+def _best(best: CompletedTrial, result: TuningResult) -> dict[str, Any]:
+    return {
+        **_measured(best.measurement),
+        "relative_loss": result.relative_loss,
+        "ops": {dtype.value: count for dtype, count in best.applied.count().items()},
+        "plan_sha256": best.requested.sha256,
+        "graph_sha256": best.graph_sha256,
+        "trial": best.number,
+        "output_model": str(result.output_model),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,3 @@
+from tuner.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,258 @@
+"""The commands: arguments in, one call of the pipeline, a table and an exit code out."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console, RenderableType
+
+from tuner.cli.progress import progress_on
+from tuner.cli.settings import FlagSetting, load_settings
+from tuner.cli.terminal import hushed, set_up_logging
+from tuner.config import PerformanceConfig
+from tuner.errors import ConfigError, TunerError
+from tuner.report.table import latency_table, measurement_table, tuning_table
+
+MISTAKE, NOT_ACCEPTED, INTERRUPTED = 2, 3, 130
+EXIT_CODES = {"accepted": 0, "best_effort": NOT_ACCEPTED, "failed": NOT_ACCEPTED, "interrupted": INTERRUPTED}
+ITERATIONS = 100
+
+# Typer brings its own click: a BadParameter is one of its UsageErrors, which it does not export.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+TUNE_EXAMPLE = "tuner tune --input_model f.pb --dataset_location coco --output_model q.pb"
+EVALUATE_EXAMPLE = "tuner evaluate q.pb --dataset_location coco"
+BENCHMARK_EXAMPLE = "tuner benchmark f.pb --vs q.pb"
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    # --max-trials is --max_trials.
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("-", "_"),
+    },
+    help="Make a trained TensorFlow detector int8, within a limit of what it may lose.",
+    epilog=f"Examples:\n\n{TUNE_EXAMPLE}\n\n{EVALUATE_EXAMPLE}\n\n{BENCHMARK_EXAMPLE}",
+)
+
+Topology = Annotated[str | None, typer.Option("--topology", metavar="T", help="Settings from configs/T.yaml.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="YAML", help="Settings; goes before --topology.")]
+Location = Annotated[
+    Path | None,
+    typer.Option(
+        "--dataset_location",
+        metavar="PATH",
+        help="Evaluation set: TFRecord file, glob or folder of shards, COCO folder, or instances JSON.",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option("--batch_size", metavar="N", min=1, help="Images per batch.")]
+Iterations = Annotated[
+    int | None, typer.Option("--iters", metavar="N", min=1, help="Runs that are timed, for the latency.")
+]
+SkipBadRecords = Annotated[bool, typer.Option("--skip-bad-records", help="Leave bad records out and count them.")]
+CacheMb = Annotated[int, typer.Option("--cache-mb", metavar="MIB", min=0, help="Memory for decoded images.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that TensorFlow and others log.")]
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="Frozen .pb, TF1 checkpoint, SavedModel or Keras file.", show_default=False),
+]
+
+
+@app.command(epilog=f"Example:\n\n{TUNE_EXAMPLE}")
+def tune(
+    *,
+    input_model: Annotated[
+        Path | None,
+        typer.Option("--input_model", metavar="PATH", help="Frozen .pb, TF1 checkpoint, SavedModel or Keras file."),
+    ] = None,
+    output_model: Annotated[
+        Path | None,
+        typer.Option("--output_model", metavar="PATH", help="The int8 graph: NAME.pb, or a folder for a SavedModel."),
+    ] = None,
+    dataset_location: Location = None,
+    topology: Topology = None,
+    config: Config = None,
+    calibration_location: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration_location",
+            metavar="PATH",
+            help="Calibration images, if not the config's or the evaluation set's first.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        Path | None,
+        typer.Option("--workspace", metavar="DIR", help="Record and report; ./tuner_workspace/NAME if not given."),
+    ] = None,
+    accuracy_loss: Annotated[
+        str | None,
+        typer.Option("--accuracy_loss", metavar="SHARE", help="Relative loss allowed, as 0.01 or 1%."),
+    ] = None,
+    max_trials: Annotated[int | None, typer.Option("--max_trials", metavar="N", help="Plans to try, at most.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", help="Seconds to look for a faster plan; 0: stop at the first."),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="NAME", help="lowering, or inc for neural-compressor.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the workspace's last run stopped.")] = False,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="SQLAlchemy URL instead of the workspace's study.db.")
+    ] = None,
+    skip_bad_records: SkipBadRecords = False,
+    cache_mb: CacheMb = 512,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Find the fastest int8 graph that keeps the accuracy, and write it."""
+    missing = [name for name, path in (("--input_model", input_model), ("--output_model", output_model)) if not path]
+    if input_model is None or output_model is None:
+        raise ConfigError(f"{' and '.join(missing)} missing; for example: {TUNE_EXAMPLE}")
+    flags = [
+        FlagSetting("--accuracy_loss", "tuning.accuracy_criterion.relative", accuracy_loss, instead_of="absolute"),
+        FlagSetting("--max_trials", "tuning.exit_policy.max_trials", max_trials),
+        FlagSetting("--timeout", "tuning.exit_policy.timeout", timeout),
+        FlagSetting("--engine", "quantization.engine", engine),
+    ]
+    settings = load_settings(
+        config,
+        topology,
+        input_model,
+        flags=flags,
+        dataset_location=dataset_location,
+        calibration_location=calibration_location,
+    )
+    earlier = settings.tuning.workspace
+    folder = workspace or earlier.resume or earlier.path or Path("tuner_workspace") / _file_name(settings.model.name)
+    console = _console(verbose=verbose)
+    with hushed(verbose=verbose):
+        from tuner import pipeline  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
+    job = pipeline.TuningJob(
+        config=settings,
+        input_model=input_model,
+        output_model=output_model,
+        workspace=folder,
+        storage=storage,
+        resume=resume or earlier.resume is not None,
+        skip_bad_records=skip_bad_records,
+        cache_mb=cache_mb,
+    )
+    result = pipeline.tune(job, progress_on(console, quiet=quiet))
+    _show(tuning_table(result, folder))
+    return EXIT_CODES[result.status.value]
+
+
+@app.command(epilog=f"Example:\n\n{EVALUATE_EXAMPLE}")
+def evaluate(
+    *,
+    model: Model,
+    dataset_location: Location = None,
+    topology: Topology = None,
+    config: Config = None,
+    batch_size: BatchSize = None,
+    iters: Iterations = None,
+    skip_bad_records: SkipBadRecords = False,
+    cache_mb: CacheMb = 512,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Measure one model: the COCO figures and the latency."""
+    flags = [
+        FlagSetting("--batch_size", "evaluation.accuracy.dataloader.batch_size", batch_size),
+        FlagSetting("--iters", "evaluation.performance.iteration", iters),
+    ]
+    settings = load_settings(config, topology, model, flags=flags, dataset_location=dataset_location)
+    console = _console(verbose=verbose)
+    with hushed(verbose=verbose):
+        from tuner import pipeline  # noqa: PLC0415
+    progress = progress_on(console, quiet=quiet)
+    measurement = pipeline.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    _show(measurement_table(measurement, model))
+    return 0
+
+
+@app.command(epilog=f"Example:\n\n{BENCHMARK_EXAMPLE}")
+def benchmark(
+    *,
+    model: Model,
+    vs: Annotated[
+        Path | None, typer.Option("--vs", metavar="OTHER", help="A second model, run in turns with the first.")
+    ] = None,
+    dataset_location: Location = None,
+    topology: Topology = None,
+    config: Config = None,
+    batch_size: BatchSize = None,
+    iters: Iterations = None,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", metavar="N", min=0, help="Runs before the clock starts.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=0, help="Of each instance; 0: all of its cores.")
+    ] = None,
+    instances: Annotated[
+        int | None, typer.Option("--instances", metavar="N", min=1, help="Processes at once, pinned to their cores.")
+    ] = None,
+    verbose: Verbose = False,
+) -> int:
+    """Measure the latency and the images per second of one model, or of two in turns."""
+    settings = None if config is None and topology is None else load_settings(config, topology, model)
+    performance = PerformanceConfig() if settings is None else settings.evaluation.performance
+    compute = performance.configs
+    if batch_size is None:
+        batch_size = 1 if performance.dataset is None else performance.dataset.batch_size
+    if iters is None:
+        iters = performance.iteration if performance.iteration > 0 else ITERATIONS
+    _console(verbose=verbose)
+    models = [model] if vs is None else [model, vs]
+    # The processes of several instances write banners of their own.
+    with hushed(verbose=verbose):
+        from tuner import pipeline  # noqa: PLC0415
+
+        figures = pipeline.benchmark(
+            settings,
+            models,
+            dataset_location=dataset_location,
+            batch_size=batch_size,
+            warmup=performance.warmup if warmup is None else warmup,
+            iterations=iters,
+            threads=(compute.intra_num_of_threads or compute.cores_per_instance or 0) if threads is None else threads,
+            instances=instances or compute.num_of_instance,
+        )
+    _show(latency_table([path.name for path in models], [(f.median_ms, f.p90_ms, f.images_per_s) for f in figures]))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. What is nobody's mistake but ours leaves as its exception."""
+    try:
+        return int(typer.main.get_command(app).main(arguments, prog_name="tuner", standalone_mode=False) or 0)
+    except TunerError as error:
+        message = str(error)
+    except _UsageError as error:
+        message = error.format_message()
+    if message:  # Without a command, the help is all that is said.
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    return MISTAKE
+
+
+def _console(*, verbose: bool) -> Console:
+    console = Console(stderr=True, highlight=False)
+    set_up_logging(console, verbose=verbose)
+    return console
+
+
+def _show(table: RenderableType) -> None:
+    # Not cropped: a path stays whole where the terminal is narrower.
+    Console(highlight=False).print(table, crop=False)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "model"

@@ -1,0 +1,66 @@
+"""What reaches the terminal of all that libraries say: warnings of this project, errors of others, and no banners."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.text import Text
+
+from tuner.errors import TunerError
+
+
+def set_up_logging(console: Console, *, verbose: bool) -> None:
+    """Send log records to the console: with `verbose` everything from INFO on."""
+    if not verbose:
+        # TensorFlow reads it once, when it is imported; the processes that it is measured in inherit it.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    root = logging.getLogger()
+    root.handlers = [_ConsoleHandler(console, verbose=verbose)]
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.captureWarnings(True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Records as lines of a console, above whatever it shows live."""
+
+    def __init__(self, console: Console, *, verbose: bool) -> None:
+        super().__init__(logging.INFO if verbose else logging.WARNING)
+        self._console = console
+        self._verbose = verbose
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = record.name.partition(".")[0] == "tuner"
+        return self._verbose or ours or record.levelno >= logging.ERROR
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(Text(f"{record.levelname.lower()}: {self.format(record)}"), soft_wrap=True)
+
+
+@contextmanager
+def hushed(*, verbose: bool) -> Iterator[None]:
+    """Keep back what native code writes to file descriptor 2; it is told after all when something unforeseen happens.
+
+    TensorFlow's libraries write their banners before they look at TF_CPP_MIN_LOG_LEVEL.
+    """
+    if verbose:
+        yield
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except (TunerError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
