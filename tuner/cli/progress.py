@@ -100,11 +100,17 @@ class LiveProgress:
 
     @contextmanager
     def _shown(self, title: str, total: int | None) -> Iterator[TaskID]:
+        """One more line, in the place of those that it is a part of."""
+        around = [task.id for task in self._display.tasks if task.visible]
+        for outer in around:
+            self._display.update(outer, visible=False)
         task = self._display.add_task(title, total=total)
         self._display.start()
         try:
             yield task
         finally:
             self._display.remove_task(task)
+            for outer in around:
+                self._display.update(outer, visible=True)
             if not self._display.tasks:
                 self._display.stop()
