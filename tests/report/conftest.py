@@ -14,20 +14,10 @@ from tuner.trial import CompletedTrial, FailedTrial, Measurement
 
 REQUESTED = PrecisionPlan({"a": INT8, "b": INT8, "c": FP32})
 APPLIED = PrecisionPlan({"a": INT8, "b": FP32, "c": FP32})
-FIGURES = [
-    "mAP",
-    "AP50",
-    "AP75",
-    "AP_small",
-    "AP_medium",
-    "AP_large",
-    "AR_1",
-    "AR_10",
-    "AR_100",
-    "AR_small",
-    "AR_medium",
-    "AR_large",
-]
+FIGURES = (
+    *("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
+)
 
 BASELINE = Measurement(
     accuracy=0.5,

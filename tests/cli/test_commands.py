@@ -1,0 +1,209 @@
+"""What the commands hand to the pipeline, what they print, and their exit codes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.cli import main
+from tuner.criterion import Status
+from tuner.errors import ConfigError, DatasetError, EvaluationError, ModelError, QuantizationError, TunerError
+
+TUNE = ["tune", "--input_model", "m.pb", "--output_model", "out/q.pb"]
+
+
+def test_tune_hands_on_its_flags(pipeline: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--max_trials=5 --timeout=2.5 --accuracy_loss=2% --engine=inc --resume --storage=sqlite:///s.db"
+    rest = "--workspace w --skip-bad-records --cache-mb 64 --dataset_location=v.record --topology=ssd_resnet50_v1"
+    assert main([*TUNE, *flags.split(), *rest.split()]) == 0
+    job = pipeline.job
+    assert (job.input_model, job.output_model, job.workspace) == (Path("m.pb"), Path("out/q.pb"), Path("w"))
+    assert (job.resume, job.storage, job.skip_bad_records, job.cache_mb) == (True, "sqlite:///s.db", True, 64)
+    tuning = job.config.tuning
+    assert (tuning.exit_policy.max_trials, tuning.exit_policy.timeout_s) == (5, 2.5)
+    assert (tuning.accuracy_criterion.limit, tuning.random_seed) == (0.02, 9527)
+    assert job.config.quantization.engine == "inc"
+    assert job.config.evaluation.accuracy.dataset.source.root == tmp_path / "v.record"
+    out, errors = capsys.readouterr()
+    assert "accepted: said so" in out and "w/result.json" in out
+    assert re.fullmatch(r"calibrate +0\.0 s  60 images\n", errors)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["--max_trials=7", "--max-trials=7", "--max_trials 7", "--max-trials 7", "--skip_bad_records --max-trials 7"],
+)
+def test_spellings(pipeline: Any, spelling: str) -> None:
+    assert main([*TUNE, *spelling.split()]) == 0
+    assert pipeline.job.config.tuning.exit_policy.max_trials == 7
+    assert pipeline.job.skip_bad_records is ("skip" in spelling)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "flags", "expected"),
+    [
+        ("", "", ("tuner_workspace/_a_b", False)),
+        ("", "--workspace=w", ("w", False)),
+        ("path: x", "", ("conf/x", False)),
+        ("path: x", "--workspace=w --resume", ("w", True)),
+        ("resume: y", "", ("conf/y", True)),
+        ("path: x, resume: y", "", ("conf/y", True)),
+    ],
+)
+def test_the_workspace(pipeline: Any, tmp_path: Path, workspace: str, flags: str, expected: tuple[str, bool]) -> None:
+    Path("conf").mkdir()
+    Path("conf/f.yaml").write_text(f"model: {{name: ../a/b}}\ntuning: {{workspace: {{{workspace}}}}}")
+    assert main([*TUNE, "--config=conf/f.yaml", *flags.split()]) == 0
+    job = pipeline.job
+    assert ((tmp_path / job.workspace).relative_to(tmp_path).as_posix(), job.resume) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(Status.ACCEPTED, 0), (Status.BEST_EFFORT, 3), (Status.FAILED, 3), (Status.INTERRUPTED, 130)],
+)
+def test_exit_codes_of_a_finished_run(
+    pipeline: Any, status: Status, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.status = status
+    assert main([*TUNE, "--quiet"]) == code
+    out, errors = capsys.readouterr()
+    assert f"{status.value.replace('_', ' ')}: said so" in out
+    assert errors == ""
+
+
+@pytest.mark.parametrize("command", [TUNE, ["evaluate", "m.pb"], ["benchmark", "m.pb"]])
+@pytest.mark.parametrize(
+    "error", [TunerError, ConfigError, ModelError, DatasetError, QuantizationError, EvaluationError]
+)
+def test_a_mistake_is_one_line(
+    pipeline: Any, command: list[str], error: type[TunerError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.fault = error("m.pb: got\nthat; expected this")
+    assert main(command) == 2
+    assert capsys.readouterr() == ("", "error: m.pb: got that; expected this\n")
+
+
+@pytest.mark.parametrize("command", [TUNE, ["evaluate", "m.pb"], ["benchmark", "m.pb"]])
+def test_an_interruption(pipeline: Any, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.fault = KeyboardInterrupt()
+    assert main(command) == 130
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", [TUNE, ["evaluate", "m.pb"], ["benchmark", "m.pb"]])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, OSError])
+def test_our_own_mistake_keeps_its_traceback(pipeline: Any, command: list[str], error: type[Exception]) -> None:
+    pipeline.fault = error("ours")
+    with pytest.raises(error, match="ours"):
+        main(command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("tune", "--input_model and --output_model missing; for example: tuner tune --input_model"),
+        ("tune --output_model=q.pb", "--input_model missing; "),
+        ("tune --input_model=m.pb", "--output_model missing; "),
+        ("tune --input_model", "Option '--input_model' requires an argument."),
+        ("tune --frobnicate=1", "No such option: --frobnicate"),
+        ("tune --max_trial=1", "No such option: --max_trial (Possible options: --max_trials)"),
+        ("tune --max_trials=x", "Invalid value for '--max_trials': "),
+        (
+            "tune --input_model=m --output_model=q --max_trials=0",
+            "--max_trials: tuning.exit_policy.max_trials: got 0; ",
+        ),
+        ("tune --input_model=m --output_model=q --engine=x", "--engine: quantization.engine: got 'x'; expected one of"),
+        ("tune --input_model=m --output_model=q --timeout=-1", "--timeout: tuning.exit_policy.timeout: got -1.0; "),
+        ("tune --input_model=m --output_model=q --timeout=nan", "--timeout: tuning.exit_policy.timeout: got nan; "),
+        ("tune --input_model=m --output_model=q --topology=shapez", "--topology: got 'shapez'; expected one of "),
+        ("tune --input_model=m --output_model=q --config=none.yaml", "none.yaml: no such file"),
+        ("evaluate", "Missing argument 'MODEL'."),
+        ("evaluate m.pb o.pb", "Got unexpected extra argument"),
+        ("evaluate m.pb --mode=accuracy", "No such option: --mode"),
+        ("evaluate m.pb --iters=0", "Invalid value for '--iters': "),
+        ("benchmark m.pb --instances=0", "Invalid value for '--instances': "),
+        ("benchmark m.pb --max_trials=3", "No such option: --max_trials"),
+        ("tunr", "No such command 'tunr'. Did you mean 'tune'?"),
+    ],
+)
+def test_usage(pipeline: Any, arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    out, errors = capsys.readouterr()
+    assert (out, errors.count("\n"), pipeline.calls) == ("", 1, [])
+    assert errors.startswith(f"error: {message}")
+
+
+def test_evaluate(pipeline: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--topology=shapes --dataset_location=v.record --batch_size=4 --iters=30 --cache-mb=8 --skip-bad-records"
+    assert main(["evaluate", "m.pb", *flags.split()]) == 0
+    given = pipeline.job
+    assert (given.model, given.cache_mb, given.skip_bad_records) == (Path("m.pb"), 8, True)
+    dataset = given.config.evaluation.accuracy.dataset
+    assert (dataset.source.root, dataset.batch_size) == (tmp_path / "v.record", 4)
+    assert given.config.evaluation.performance.iteration == 30
+    out, errors = capsys.readouterr()
+    assert "mAP" in out and "2.0 ms" in out
+    assert errors == ""
+
+
+YAML = """
+model: {name: m}
+evaluation:
+  performance:
+    warmup: 2
+    iteration: 33
+    configs: {cores_per_instance: 4, num_of_instance: 2}
+    dataloader: {batch_size: 8, dataset: {COCORecord: {root: v.record}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", (1, 5, 100, 0, 1)),
+        ("--topology=shapes", (1, 5, 100, 0, 1)),
+        ("--batch_size=2 --warmup=0 --iters=9 --threads=3 --instances=2", (2, 0, 9, 3, 2)),
+        ("--config=f.yaml", (8, 2, 33, 4, 2)),
+        ("--config=f.yaml --batch_size=1 --warmup=0 --iters=9 --threads=0 --instances=1", (1, 0, 9, 0, 1)),
+    ],
+)
+def test_benchmark(pipeline: Any, flags: str, expected: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("f.yaml").write_text(YAML)
+    assert main(["benchmark", "m.pb", *flags.split()]) == 0
+    given = pipeline.job
+    assert (given.batch_size, given.warmup, given.iterations, given.threads, given.instances) == expected
+    assert (given.models, given.dataset_location) == ([Path("m.pb")], None)
+    assert (given.config is None) is ("topology" not in flags and "config" not in flags)
+    assert "change" not in capsys.readouterr().out
+
+
+def test_benchmark_of_two(pipeline: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "m.pb", "--vs", "q.pb", "--dataset_location=v.record"]) == 0
+    assert pipeline.job.models == [Path("m.pb"), Path("q.pb")]
+    assert pipeline.job.dataset_location == Path("v.record")
+    assert "2.00x faster" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "examples"),
+    [
+        (["--help"], ["tuner tune --input", "tuner evaluate q.pb", "tuner benchmark f.pb --vs q.pb"]),
+        (["tune", "--help"], ["tuner tune --input_model f.pb --dataset_location coco --output_model q.pb"]),
+        (["evaluate", "-h"], ["tuner evaluate q.pb --dataset_location coco"]),
+        (["benchmark", "--help"], ["tuner benchmark f.pb --vs q.pb"]),
+    ],
+)
+def test_help(arguments: list[str], examples: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    lines = [line.strip() for line in out.splitlines()]
+    assert [example for example in examples if not any(line.startswith(example) for line in lines)] == []
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_without_a_command_the_help_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, errors = capsys.readouterr()
+    assert "benchmark" in out + errors and "error:" not in errors
