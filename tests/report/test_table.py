@@ -34,7 +34,7 @@ def rows_of(table: RenderableType) -> dict[str, list[str]]:
 def test_tuning_table(result: Make) -> None:
     rows = rows_of(tuning_table(result(), Path("work")))
     assert {
-        "relative loss": ["0.40%", "limit 1.00%"],
+        "relative loss": ["0.40%", "limit 1%"],
         "latency, median": ["8.0 ms", "4.0 ms", "2.00x faster"],
         "latency, p90": ["9.0 ms", "6.0 ms", "1.50x faster"],
         "file size": ["4.00 MB", "1.00 MB", "4.00x smaller"],
@@ -82,11 +82,12 @@ def test_without_any_completed_trial(result: Make) -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"relative_loss": -0.002}, {"relative loss": ["-0.20%", "limit 1.00%"]}),
+        ({"relative_loss": -0.002}, {"relative loss": ["-0.20%", "limit 1%"]}),
         (
             {"criterion": CriterionFacts("absolute", 0.01, True)},
             {"relative loss": ["0.40%"], "absolute loss": ["0.0020", "limit 0.01"]},
         ),
+        ({"criterion": CriterionFacts("relative", 0.00015, True)}, {"relative loss": ["0.40%", "limit 0.015%"]}),
         ({"criterion": CriterionFacts("absolute", 0.01, False)}, {"absolute loss": ["-0.0020", "limit 0.01"]}),
     ],
 )

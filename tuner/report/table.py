@@ -72,7 +72,7 @@ def _comparison(result: TuningResult) -> Table:
         accuracy, f"{before.accuracy:.4f}", f"{after.accuracy:.4f}", f"{after.accuracy - before.accuracy:+.4f}"
     )
     if result.relative_loss is not None:
-        allowed = f"limit {limit.limit:.2%}" if limit.kind == "relative" else ""
+        allowed = f"limit {limit.limit * 100:g}%" if limit.kind == "relative" else ""
         table.add_row("relative loss", "", f"{result.relative_loss:.2%}", allowed)
     if limit.kind == "absolute":
         loss = (before.accuracy - after.accuracy) * (1 if limit.higher_is_better else -1)
