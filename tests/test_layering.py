@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "precision": set(),
     "progress": set(),
     "detections": set(),
+    "entry_point": set(),
     "trial": {"precision"},
     "config": {"precision"},
     "model": {"config", "detections"},
@@ -26,14 +27,18 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"config", "precision", "trial"},
     "evaluation": {"data", "detections", "model", "trial"},
     "criterion": {"config", "trial"},
-    "study": {"trial", "search"},
+    "study": {"precision", "trial", "search"},
     "export": {"model", "precision"},
-    "report": {"trial", "criterion"},
+    "report": {"config", "trial", "criterion"},
+    "inputs": {"config", "data", "entry_point", "evaluation"},
+    "trial_runner": {"evaluation", "model", "precision", "study", "trial"},
 }
+ALLOWED["stages"] = set(ALLOWED) - {"search", "study", "criterion", "export", "report", "trial_runner"}
 # Whatever lies above the first level may tell its progress.
-for _room in set(ALLOWED) - {"errors", "files", "precision", "progress", "detections", "trial"}:
+for _room in set(ALLOWED) - {"errors", "files", "precision", "progress", "detections", "entry_point", "trial"}:
     ALLOWED[_room].add("progress")
 ALLOWED["pipeline"] = set(ALLOWED)
+ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {"config", "pipeline", "progress", "report"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}

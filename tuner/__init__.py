@@ -1,0 +1,24 @@
+"""Accuracy-driven int8 quantisation of trained TensorFlow detectors."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.api import Quantization, QuantizedModel, tune
+    from tuner.config import load_config
+
+__all__ = ["Quantization", "QuantizedModel", "load_config", "tune"]
+
+_HOMES = {
+    "Quantization": "tuner.api",
+    "QuantizedModel": "tuner.api",
+    "load_config": "tuner.config",
+    "tune": "tuner.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import tuner` stays quick, and free of TensorFlow."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tuner' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
