@@ -1,5 +1,6 @@
 """May this graph be accepted? Numbers in, verdict out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,7 +47,9 @@ def loss(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measu
 
 def passes(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> bool:
     """Whether a measured graph loses no more than the criterion allows."""
-    return loss(criterion, baseline, measurement) <= criterion.limit
+    lost = loss(criterion, baseline, measurement)
+    # A loss of exactly the limit passes, whichever way its last bit was rounded.
+    return lost <= criterion.limit or math.isclose(lost, criterion.limit, rel_tol=1e-9)
 
 
 def best_trial(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequence[Trial]) -> CompletedTrial | None:

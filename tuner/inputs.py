@@ -90,10 +90,12 @@ def _open(
     """anno_path: the instances JSON of a folder of images, or the label map of records, where given apart."""
     source = dataset.source
     if isinstance(source, CocoRaw):
+        annotations = anno_path or source.annotations
         return open_dataset(
             source.root,
-            image_dir=source.images,
-            annotations=anno_path or source.annotations,
+            # Absolute, since relative ones are looked for below the root, where these begin already.
+            image_dir=source.images and source.images.absolute(),
+            annotations=annotations and annotations.absolute(),
             limit=limit,
             skip_bad_records=skip_bad_records,
             cache_mb=cache_mb,

@@ -107,7 +107,8 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
                 stage.note(f"{len(damage)} ops on {len(images[:SENSITIVITY_IMAGES])} images")
         return study.order or ()
 
-    search = FallbackSearch(choices, [min(size, len(images)) for size in calibration.sampling_sizes], rank)
+    sizes = [min(size, len(images)) for size in calibration.sampling_sizes]
+    search = FallbackSearch(choices, sizes, rank, config.tuning.random_seed)
     runner = TrialRunner(
         *make_engine(config, model, ops, ranges, images),
         evaluator,
@@ -117,7 +118,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     try:
         reason, interrupted = _search(config, search, runner, baseline, clock), False
     except KeyboardInterrupt:
-        reason, interrupted = "interrupted; --resume goes on from here", True
+        reason, interrupted = "stopped by Ctrl-C; --resume goes on from here", True
     best = best_trial(criterion, baseline, study.trials)
     if best is None and interrupted:
         raise KeyboardInterrupt

@@ -102,7 +102,6 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
         else:
             name = f"{_STUDY_PREFIX}{len(names) + 1}"
             study = optuna.create_study(study_name=name, storage=backend, direction="minimize")
-            study.set_metric_names(["latency_ms"])
             study.set_user_attr("identity", dict(identity))
     except (ArgumentError, SQLAlchemyError, StorageInternalError, ImportError) as error:
         raise TunerError(f"{storage}: cannot be used as storage: {str(error).splitlines()[0]}") from error

@@ -1,15 +1,16 @@
 """The basic strategy: everything in int8, then let the most sensitive operators fall back to float."""
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuner.precision import FP32, OpPrecision, PrecisionPlan
 
-# A plan close to all-int8 is tried in many variants before many operators are given up: accuracy moves by more than
-# the criterion allows when one detection of a rare category is won or lost, and which one is cannot be predicted.
+# Plans with at most this share of the operators in float are near all-int8: there the search walks in small steps.
 NEAR_SHARE = 0.1
-SINGLES = 4
+# Ends the draws when nobody else does; the limit of trials or time usually comes first.
+MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,15 @@ class FallbackSearch:
     """Proposes plans one at a time and learns from how each went; `propose` and `record` take turns.
 
     choices: op -> allowed decisions, the preferred one first. calibration_images: the numbers of images to try.
-    rank: the operators of a plan, most sensitive first; asked for once, when the preferred plan does not pass.
+    rank: the operators of a plan, most sensitive first; asked for when the preferred plan does not pass.
+    seed: of the random draws.
 
     While no plan passes: the preferred plan under each number of images; then, under the number that lost least, its
-    first 1, 2, ... operators in float, up to a tenth of them; single operators further down the order; then twice as
-    many each time, up to all. Once a plan passes: its float operators go back one at a time, least sensitive first,
-    each kept when the plan still passes.
+    first 1, 2, ... operators in float, up to a tenth of them; then twice as many each time, short of all; then random
+    sets of up to a tenth. The draws are for detectors whose accuracy on the evaluation set moves by more than the
+    criterion allows whenever a rare category wins or loses a detection: which small change does so no sensitivity
+    tells. Once a plan passes: its float operators go back one at a time, least sensitive first, each kept when the
+    plan still passes.
     """
 
     def __init__(
@@ -37,11 +41,13 @@ class FallbackSearch:
         choices: Mapping[str, Sequence[OpPrecision]],
         calibration_images: Sequence[int],
         rank: Callable[[Proposal], Sequence[str]],
+        seed: int = 0,
     ) -> None:
         self._start = PrecisionPlan({op: allowed[0] for op, allowed in choices.items()})
         self._may_fall_back = {op for op, allowed in choices.items() if FP32 in allowed and allowed[0] != FP32}
         self._calibration_images = sorted(set(calibration_images), reverse=True)
         self._rank = rank
+        self._random = random.Random(seed)
         self._losses: dict[Proposal, float] = {}
         self._passing: Proposal | None = None
         self._falling = self._fall_back()
@@ -62,14 +68,15 @@ class FallbackSearch:
             yield Proposal(self._start, images)
         start = self._best_start()
         order = self._order(start)
-        near = max(1, round(len(order) * NEAR_SHARE))
-        for count in range(1, near + 1):
+        near = max(1, int(len(order) * NEAR_SHARE))
+        for count in range(1, min(near, len(order)) + 1):
             yield _in_float(start, order[:count])
-        for op in order[1 : 1 + near * SINGLES]:
-            yield _in_float(start, [op])
-        while near < len(order):
-            near = min(2 * near, len(order))
-            yield _in_float(start, order[:near])
+        count = 2 * near
+        while count < len(order):
+            yield _in_float(start, order[:count])
+            count *= 2
+        for _ in range(MOST_DRAWS if order else 0):
+            yield _in_float(start, self._random.sample(order, self._random.randint(1, near)))
 
     def _restored(self, passing: Proposal) -> Iterator[Proposal]:
         in_float = {op for op in self._may_fall_back if passing.plan[op] == FP32}
