@@ -99,6 +99,7 @@ def _open(
             limit=limit,
             skip_bad_records=skip_bad_records,
             cache_mb=cache_mb,
+            threads=source.num_cores,
         )
     return open_dataset(
         source.root,
@@ -106,4 +107,5 @@ def _open(
         limit=limit,
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
+        threads=source.num_cores,
     )

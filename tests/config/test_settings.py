@@ -60,7 +60,6 @@ RECORD = {"COCORecord": {"root": "a.record"}}
         ("tuning.accuracy_criterion.absolute", 2, "tuning.accuracy_criterion.limit", 2.0),
         ("tuning.exit_policy.timeout", 60, "tuning.exit_policy.timeout_s", 60.0),
         ("tuning.exit_policy.timeout", 0.5, "tuning.exit_policy.timeout_s", 0.5),
-        ("tuning.exit_policy.performance_only", True, "tuning.exit_policy.performance_only", True),
         ("tuning.random_seed", 9527, "tuning.random_seed", 9527),
         ("tuning.workspace.path", "w", "tuning.workspace.path", Path("/folder/w")),
         ("tuning.workspace.resume", "/elsewhere/w", "tuning.workspace.resume", Path("/elsewhere/w")),
@@ -104,7 +103,7 @@ def test_defaults() -> None:
 def test_record_dataset(parse: Parse) -> None:
     dataloader = {
         "batch_size": 8,
-        "last_batch": "discard",
+        "last_batch": "rollover",
         "shuffle": False,
         "dataset": {"COCORecord": {"root": "shards/*.record", "num_cores": 2}},
         "transform": {"ParseDecodeCoco": None},
@@ -112,7 +111,7 @@ def test_record_dataset(parse: Parse) -> None:
     }
     dataset = parse({"evaluation.accuracy.dataloader": dataloader}).evaluation.accuracy.dataset
     assert dataset is not None
-    assert (dataset.batch_size, dataset.last_batch) == (8, "discard")
+    assert (dataset.batch_size, dataset.last_batch) == (8, "rollover")
     assert dataset.source == CocoRecord.model_construct(root=Path("/folder/shards/*.record"), num_cores=2)
 
 

@@ -138,11 +138,10 @@ class DatasetConfig(Section):
 
     dataset: DatasetChoice = Field(description="exactly one kind of dataset")
     batch_size: int = Field(default=1, ge=1, description="images per batch")
-    last_batch: Annotated[Literal["rollover", "discard"], OneOf({"rollover": "rollover", "discard": "discard"})] = (
-        Field(
-            default="rollover", description="the last batch when it is not full: used as it is (rollover), or left out"
-        )
-    )
+    last_batch: Annotated[
+        Literal["rollover"],
+        OneOf({"rollover": "rollover"}, {"discard": "a graph is accepted on every image: use rollover"}),
+    ] = Field(default="rollover", description="the last batch, when it is not full, is used as it is")
     transform: Transforms = Field(default_factory=Transforms, description="steps between a record and the model")
     filter: SampleFilter = Field(default_factory=SampleFilter, description="filters that leave out samples")
 

@@ -79,7 +79,13 @@ class ExitPolicy(Section):
         description="seconds to look for a faster passing plan; 0 stops at the first plan that passes",
     )
     max_trials: int = Field(default=100, ge=1, description="plans to try, at most")
-    performance_only: bool = Field(default=False, description="make the int8 graph without judging its accuracy")
+
+    refused: ClassVar = {
+        "performance_only": Refusal(
+            "a graph is not handed over without its accuracy: use false, and max_trials: 1 for a single plan",
+            (None, False),
+        ),
+    }
 
 
 class WorkspaceConfig(Section):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.data.annotations import did_you_mean
-from tuner.data.images import Entry, ImageStore, map_ahead
+from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
 from tuner.data.record_files import find_record_files, read_record_files
 from tuner.detections import Sample
@@ -31,19 +31,20 @@ class DetectionDataset:
 
     entries: the images and their annotations, not yet decoded, in the order of the records or of the JSON.
     category_ids: the categories of the JSON; of records, those that occur.
-    skipped: one message for each bad record that was left out.
+    skipped: one message for each bad record that was left out. threads: that decode images, at most.
     """
 
     entries: tuple[Entry, ...]
     category_ids: frozenset[int]
     skipped: tuple[str, ...] = ()
+    threads: int = MOST_THREADS
     _store: ImageStore = field(default_factory=lambda: ImageStore(0), repr=False)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __iter__(self) -> Iterator[Sample]:
-        return map_ahead(self._sample, self.entries)
+        return map_ahead(self._sample, self.entries, self.threads)
 
     def first(self, count: int) -> "DetectionDataset":
         """The first `count` images, or all when there are fewer; decoded images are shared with this set."""
@@ -82,6 +83,7 @@ def open_dataset(
     limit: int | None = None,
     skip_bad_records: bool = False,
     cache_mb: int = 512,
+    threads: int = MOST_THREADS,
 ) -> DetectionDataset:
     """Open TFRecords of the Object Detection API, or images with a COCO instances JSON.
 
@@ -92,7 +94,7 @@ def open_dataset(
     limit: at most so many images, the first good ones.
     skip_bad_records: leave bad records out, log how many, and keep their messages in `skipped`; every image is then
     decoded once now, so that the set does not shrink later.
-    cache_mb: the memory in MiB for decoded images.
+    cache_mb: the memory in MiB for decoded images. threads: that decode images, at most.
 
     Raises DatasetError for a location that is none of these, an empty set, and, without `skip_bad_records`, the
     first bad record, image entry or annotation, naming index and key.
@@ -121,7 +123,7 @@ def open_dataset(
         _log.warning("%s: %d bad records skipped; first: %s", location, len(skipped), skipped[0])
     if categories is None:
         categories = frozenset(i for entry in entries for i in entry.ground_truth.category_ids.tolist())
-    return DetectionDataset(tuple(entries), categories, tuple(skipped), store)
+    return DetectionDataset(tuple(entries), categories, tuple(skipped), threads, store)
 
 
 _Items = Iterator[Entry | DatasetError]

@@ -19,8 +19,8 @@ from tuner.errors import DatasetError
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_THREADS = min(8, os.cpu_count() or 1)
-_IMAGES_AHEAD = 2 * _THREADS
+MOST_THREADS = min(8, os.cpu_count() or 1)
+_IMAGES_AHEAD = 2 * MOST_THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,11 @@ class ImageStore:
         return image
 
 
-def map_ahead(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+def map_ahead(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], most_threads: int = MOST_THREADS
+) -> Iterator[_Result]:
     """`map` in several threads, in the order of `items`, a bounded number of results ahead of the reader."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="images") as pool:
+    with ThreadPoolExecutor(min(most_threads, MOST_THREADS), thread_name_prefix="images") as pool:
         pending: deque[Future[_Result]] = deque()
         try:
             for item in items:
