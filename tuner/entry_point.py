@@ -1,6 +1,8 @@
 """Objects that users name as `package.module:name` in YAML."""
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 from tuner.errors import ConfigError
@@ -12,10 +14,15 @@ def load_entry_point(spec: str, key: str) -> Any:
     Raises ConfigError when the module cannot be imported or has no such name.
     """
     module_name, _, name = spec.partition(":")
+    if not {"", str(Path.cwd())}.intersection(sys.path):
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; the installed command does not
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{key}: {spec!r}: module {module_name} cannot be imported: {error}") from error
+    except Exception as error:
+        # Whatever a user's module raises while it is imported is the user's to mend.
+        raise ConfigError(
+            f"{key}: {spec!r}: module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if not hasattr(module, name):
         raise ConfigError(f"{key}: {spec!r}: module {module_name} has no {name!r}")
     return getattr(module, name)

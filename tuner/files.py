@@ -1,6 +1,5 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed; and their content hashes."""
+"""Files that are either whole or absent: written under a temporary name, then renamed."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -42,18 +41,19 @@ def _write_then_rename(path: Path, fill: Callable[[Path], None]) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary = scratch / path.name
         fill(temporary)
-        if path.is_dir() and not path.is_symlink():
-            # A folder cannot be replaced in one step: the old one moves aside first and goes last.
-            path.rename(scratch / "replaced")
-        temporary.replace(path)
+        if temporary.is_dir() and path.is_dir():
+            # A folder cannot be replaced in one step: the old one moves aside first, and back if that fails.
+            replaced = scratch / "replaced"
+            path.rename(replaced)
+            try:
+                temporary.rename(path)
+            except OSError:
+                replaced.rename(path)
+                raise
+        else:
+            temporary.replace(path)
     except OSError as error:
         raise TunerError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of one file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

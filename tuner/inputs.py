@@ -63,12 +63,13 @@ def open_inputs(
     if source is None and calibration.dataset is not None:
         source = _open(
             calibration.dataset,
-            accuracy.anno_path if isinstance(calibration.dataset.source, CocoRecord) else None,
+            accuracy.anno_path if _are_records(calibration.dataset, accuracy.dataset) else None,
             limit=max(calibration.sampling_sizes),
             skip_bad_records=skip_bad_records,
             cache_mb=0,
         )
-    source = source or evaluation
+    if source is None:
+        source = evaluation
     if source is None:
         raise ConfigError(
             "quantization.calibration: no images: give a dataloader, a q_dataloader or --calibration_location"
@@ -82,6 +83,10 @@ def open_evaluation(config: TuningConfig, *, skip_bad_records: bool, cache_mb: i
     if accuracy.dataset is None:
         raise ConfigError("evaluation.accuracy: no images: give a dataloader, an eval_func or --dataset_location")
     return _open(accuracy.dataset, accuracy.anno_path, limit=None, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+
+
+def _are_records(*datasets: DatasetConfig | None) -> bool:
+    return all(dataset is not None and isinstance(dataset.source, CocoRecord) for dataset in datasets)
 
 
 def _open(

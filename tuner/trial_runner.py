@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from tuner.errors import EvaluationError, QuantizationError
+from tuner.errors import EvaluationError, ModelError, QuantizationError
 from tuner.evaluation.evaluator import Evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import PrecisionPlan
@@ -39,8 +39,8 @@ class TrialRunner:
         trial: Trial
         try:
             trial = self._measured(number, plan, calibration_images)
-        except (QuantizationError, EvaluationError) as error:
-            _log.warning("trial %d failed: %s", number, error)
+        except (QuantizationError, EvaluationError, ModelError) as error:
+            _log.warning("a plan failed: %s", error)
             trial = FailedTrial(number, calibration_images, plan, str(error))
         self.study.record(trial)
         return trial

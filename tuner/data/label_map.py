@@ -20,5 +20,7 @@ def read_label_map(path: Path) -> dict[str, int]:
         raise DatasetError(f"{path}: expected a mapping of category names to ids, got {type(content).__name__}")
     for name, number in content.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise DatasetError(f"{path}: {name}: got {number!r}; expected an id, a whole number of at least 1")
+            raise DatasetError(
+                f"{path}: {name}: got {str(number)[:40]!r}; expected an id, a whole number of at least 1"
+            )
     return {str(name): number for name, number in content.items()}

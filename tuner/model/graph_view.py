@@ -1,7 +1,7 @@
 """A frozen graph as something to ask questions of. Nothing here changes a graph; a changed graph is a new one."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import tensor_util
 
+from tuner.errors import ModelError
 from tuner.model.endpoints import prune
 
 
@@ -82,8 +83,16 @@ class GraphView:
             pending.extend(node.name for node in self.consumers(name))
         return frozenset(reached)
 
-    def replace(self, removed: Collection[str], added: Iterable[NodeDef]) -> "GraphView":
-        """A new graph without the nodes named in `removed`, with `added`, and without what no output needs any more."""
+    def replace(self, removed: Collection[str], added: Sequence[NodeDef]) -> "GraphView":
+        """A new graph without the nodes named in `removed`, with `added`, and without what no output needs any more.
+
+        Raises ModelError when a node of `added` has the name of another one.
+        """
+        taken = self.nodes.keys() - set(removed)
+        for node in added:
+            if node.name in taken:
+                raise ModelError(f"the graph has a node called {node.name!r} already, where a quantised one would go")
+            taken.add(node.name)
         graph_def = GraphDef(versions=self.graph_def.versions, library=self.graph_def.library)
         graph_def.node.extend(node for node in self.graph_def.node if node.name not in removed)
         graph_def.node.extend(added)

@@ -104,6 +104,8 @@ class ModelRunner:
                 f"{self._model.source}: detection outputs of shapes {boxes.shape}, {scores.shape}, {classes.shape}, "
                 f"{number.shape}; expected [1, N, 4], [1, N], [1, N] and [1]"
             )
+        if not np.isfinite(number).all():
+            raise ModelError(f"{self._model.source}: num_detections is {number.reshape(())}, not a number of objects")
         count = min(int(number.reshape(())), slots)
         return Detections(
             boxes[0, :count].astype(np.float32),
@@ -120,5 +122,10 @@ class ModelRunner:
         if not (self._input.dtype.is_floating or self._input.dtype.is_integer):
             raise ModelError(
                 f"{self._model.source}: input {self._input.name} takes {self._input.dtype.name}, not an image's numbers"
+            )
+        if self._input.dtype.is_integer and images.dtype.kind == "f":
+            raise ModelError(
+                f"{self._model.source}: input {self._input.name} takes {self._input.dtype.name}; images of "
+                f"{images.dtype} would lose their fractions"
             )
         return images.astype(self._input.dtype.as_numpy_dtype, copy=False)

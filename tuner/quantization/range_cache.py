@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,5 +36,5 @@ def load_ranges(path: Path, tensors: Iterable[str]) -> Ranges | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {tensor: TensorRange(arrays[f"lows:{tensor}"], arrays[f"highs:{tensor}"]) for tensor in tensors}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None

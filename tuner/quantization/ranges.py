@@ -43,6 +43,11 @@ class TensorRange:
         """The largest value over all images and channels."""
         return float(self.highs.max())
 
+    @property
+    def channels(self) -> int:
+        """Length of the tensor's last axis."""
+        return int(self.lows.shape[1])
+
     def first(self, images: int) -> "TensorRange":
         """What would have been observed over the first `images` images only."""
         return TensorRange(self.lows[:images], self.highs[:images])
@@ -60,7 +65,9 @@ def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterab
     """Run the float graph once over the calibration images and keep the extremes of `tensors`.
 
     tensors: names of float tensors with the channels last. images: each [1, H, W, 3], as the model takes them.
-    Raises QuantizationError, naming the tensor, when a value is NaN or infinite, and when there are no images.
+    An image in which a tensor is empty (no proposals for a second stage) tells nothing about it: the next image that
+    does stands in for it. Raises QuantizationError, naming the tensor, when a value is NaN or infinite or the tensor is
+    empty in every image, and when there are no images.
     """
     probed, low_names, high_names = _with_extremes(model, tensors)
     lows: list[list[NDArray[np.float32]]] = []
@@ -75,12 +82,22 @@ def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterab
     ranges: dict[str, TensorRange] = {}
     for index, tensor in enumerate(tensors):
         try:
-            ranges[tensor] = TensorRange(
+            ranges[tensor] = _observed(
                 np.stack([low[index] for low in lows]), np.stack([high[index] for high in highs])
             )
         except QuantizationError as error:
             raise QuantizationError(f"{tensor}: {error}") from None
     return ranges
+
+
+def _observed(lows: NDArray[np.float32], highs: NDArray[np.float32]) -> TensorRange:
+    """The range of [images, channels] extremes; the Min of an empty tensor is +inf, its Max -inf."""
+    empty = (lows == np.inf).all(1) & (highs == -np.inf).all(1)
+    if empty.all():
+        raise QuantizationError("the tensor is empty in every calibration image")
+    count = len(empty)
+    told_by = [next(i % count for i in range(index, index + count) if not empty[i % count]) for index in range(count)]
+    return TensorRange(lows[told_by], highs[told_by])
 
 
 def _with_extremes(model: DetectionModel, tensors: Sequence[str]) -> tuple[DetectionModel, list[str], list[str]]:

@@ -80,10 +80,14 @@ def quantize_convolutions(graph: GraphView, plan: PrecisionPlan, ranges: Ranges)
         observed = ranges.get(convolution.input)
         if observed is None:
             raise QuantizationError(f"{name}: no range was collected for its input {convolution.input}")
-        together = [producers[convolution.input], *readers[convolution.input]] if readers.get(convolution.input) else []
+        fellow_readers = readers.get(convolution.input, [])
         if convolution.is_depthwise:
             scales[name] = channel_scales(observed)
-        elif together and all(plan[op].weight_granularity is Granularity.PER_CHANNEL for op in together):
+        elif (
+            fellow_readers
+            and plan[producers[convolution.input]].weight_granularity is Granularity.PER_CHANNEL
+            and all(_can_balance(chosen[op], plan[op], observed.channels) for op in fellow_readers)
+        ):
             scales[name] = balanced_scales(observed)
         else:
             scales[name] = tensor_scale(observed)
@@ -97,15 +101,23 @@ def quantize_convolutions(graph: GraphView, plan: PrecisionPlan, ranges: Ranges)
     return quantized
 
 
+def _can_balance(reader: Convolution, precision: OpPrecision, channels: int) -> bool:
+    """Whether scales of so many input channels fold into the weights: not into those of a grouped convolution."""
+    return precision.weight_granularity is Granularity.PER_CHANNEL and reader.weights.shape[2] == channels
+
+
 def _readers(graph: GraphView, convolution: Convolution, chosen: Mapping[str, Convolution]) -> list[str]:
     """The int8 convolutions that can read a result as codes, or none where anything needs it as float.
 
     Readers have to agree on a scale, so all are Conv2D or all are depthwise.
     """
-    readers = graph.consumers(convolution.output)
-    if convolution.output in graph.outputs or any(reader.name not in chosen for reader in readers):
+    consumers = graph.consumers(convolution.output)
+    readers = [node.name for node in consumers if node.name in chosen]
+    # A node that only waits for the result does not read codes: it keeps the float result in the graph.
+    readers = [name for name in readers if chosen[name].input == convolution.output]
+    if convolution.output in graph.outputs or len(readers) < len(consumers):
         return []
-    return [reader.name for reader in readers] if len({reader.op for reader in readers}) == 1 else []
+    return readers if len({chosen[name].node.op for name in readers}) == 1 else []
 
 
 def _quantize(

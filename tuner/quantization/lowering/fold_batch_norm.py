@@ -17,7 +17,7 @@ def fold_batch_norm(graph: GraphView) -> GraphView:
 
     The convolution keeps its name; a BiasAdd takes the batch norm's name, so nothing downstream changes.
     Left alone: a batch norm in training mode, one whose convolution has another consumer, and one whose weights or
-    statistics are not constants.
+    statistics are not float32 constants.
     """
     removed: set[str] = set()
     added: list[NodeDef] = []
@@ -48,6 +48,8 @@ def _fold_one(graph: GraphView, batch_norm: NodeDef) -> tuple[list[str], list[No
     if weights is None or bias is None or gamma is None or beta is None or mean is None or variance is None:
         return None
 
+    if weights.dtype != np.float32:
+        return None
     factor = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + batch_norm.attr["epsilon"].f)
     folded_bias = (bias - mean.astype(np.float64)) * factor + beta
     per_weight = factor.reshape(weights.shape[2:]) if convolution.op == "DepthwiseConv2dNative" else factor
