@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tuner.errors import QuantizationError, TunerError
+from tuner.quantization.range_cache import load_ranges, range_file, save_ranges
+from tuner.quantization.ranges import TensorRange, collect_ranges, first_images
+
+IMAGES = [np.random.default_rng(seed).normal(0, 1, (1, 5 + seed, 6, 8)).astype(np.float32) for seed in range(3)]
+
+
+@pytest.fixture
+def ranges() -> dict[str, TensorRange]:
+    lows = np.array([[-1, 0], [-3, 0.5], [0, 0]], np.float32)
+    highs = np.array([[1, 2], [0, 1], [9, 0.25]], np.float32)
+    return {"scope/a": TensorRange(lows, highs), "b:1": TensorRange(highs, 2 * highs)}
+
+
+def test_extremes_of_every_image_and_channel(float_graph: Any) -> None:
+    sketch = float_graph()
+    sketch.named(sketch.convolve(sketch.x, "conv", activation="Relu"), "out")
+    found = collect_ranges(sketch.model(), ["x", "conv/activation"], IMAGES)
+    assert list(found) == ["x", "conv/activation"]
+    np.testing.assert_array_equal(found["x"].lows, np.stack([image.min((0, 1, 2)) for image in IMAGES]))
+    np.testing.assert_array_equal(found["x"].highs, np.stack([image.max((0, 1, 2)) for image in IMAGES]))
+    assert found["conv/activation"].lows.shape == (3, 12)
+    assert found["conv/activation"].low == 0
+    assert found["x"].low == min(image.min() for image in IMAGES)
+    assert found["x"].high == max(image.max() for image in IMAGES)
+
+
+def test_images_are_run_once_and_one_at_a_time(float_graph: Any) -> None:
+    given = iter(IMAGES)
+    sketch = float_graph()
+    sketch.named(sketch.x, "out")
+    assert collect_ranges(sketch.model(), ["x"], given)["x"].lows.shape[0] == len(IMAGES)
+    assert next(given, None) is None
+
+
+def test_tensors_of_any_rank(float_graph: Any) -> None:
+    sketch = float_graph()
+    with sketch.graph.as_default():
+        tf.reshape(sketch.x, [-1, 2], name="out")
+    found = collect_ranges(sketch.model(), ["out"], IMAGES[:1])
+    assert found["out"].highs.tolist() == [IMAGES[0].reshape(-1, 2).max(0).tolist()]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_names_its_tensor(value: float, float_graph: Any) -> None:
+    sketch = float_graph()
+    with sketch.graph.as_default():
+        tf.multiply(sketch.x, np.array([1] * 7 + [value], np.float32), name="scaled")
+    with pytest.raises(QuantizationError, match=r"^scaled: range must be finite with low <= high$"):
+        collect_ranges(sketch.model("scaled"), ["x", "scaled"], IMAGES)
+
+
+def test_one_nan_among_many_values(float_graph: Any) -> None:
+    """Min and Max of a tensor with one NaN must not be those of the rest."""
+    sketch = float_graph()
+    sketch.named(sketch.x, "out")
+    images = [image.copy() for image in IMAGES]
+    images[1][0, 2, 3, 4] = np.nan
+    with pytest.raises(QuantizationError, match=r"^x: "):
+        collect_ranges(sketch.model(), ["x"], images)
+
+
+def test_no_images(float_graph: Any) -> None:
+    sketch = float_graph()
+    sketch.named(sketch.x, "out")
+    with pytest.raises(QuantizationError, match="no calibration images"):
+        collect_ranges(sketch.model(), ["x"], [])
+
+
+@pytest.mark.parametrize(
+    ("lows", "highs"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 4))),
+        (np.zeros(3), np.ones(3)),
+        (np.zeros((0, 3)), np.ones((0, 3))),
+        (np.ones((1, 1)), np.zeros((1, 1))),
+    ],
+)
+def test_ranges_that_cannot_be(lows: Any, highs: Any) -> None:
+    with pytest.raises(QuantizationError, match=r"^range "):
+        TensorRange(lows.astype(np.float32), highs.astype(np.float32))
+
+
+def test_first_images(ranges: dict[str, TensorRange]) -> None:
+    found = first_images(ranges, 2)
+    assert found["scope/a"].highs.tolist() == [[1, 2], [0, 1]]
+    assert (found["scope/a"].low, found["scope/a"].high) == (-3, 2)
+    assert first_images(ranges, 100)["b:1"].highs.shape == (3, 2)
+
+
+def test_ranges_come_back_from_disk_bit_for_bit(ranges: dict[str, TensorRange], tmp_path: Path) -> None:
+    path = range_file(tmp_path / "ranges", ["model", "images", "3"])
+    save_ranges(path, ranges)
+    found = load_ranges(path, ranges)
+    assert found is not None
+    assert list(found) == list(ranges)
+    for name, observed in ranges.items():
+        np.testing.assert_array_equal(found[name].lows, observed.lows)
+        np.testing.assert_array_equal(found[name].highs, observed.highs)
+        assert found[name].lows.dtype == np.float32
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_is_named_by_all_that_the_ranges_depend_on(tmp_path: Path) -> None:
+    dependencies = [["model", "images", "3"], ["model", "images", "4"], ["modelimages", "3"], ["other", "images", "3"]]
+    assert len({range_file(tmp_path, names) for names in dependencies}) == len(dependencies)
+    assert range_file(tmp_path, ["a"]) == range_file(tmp_path, ["a"])
+
+
+def test_a_damaged_file_is_as_good_as_none(ranges: dict[str, TensorRange], tmp_path: Path) -> None:
+    """Whichever byte is wrong, and wherever the file ends: the ranges that were saved, or none."""
+    path = tmp_path / "ranges.npz"
+    save_ranges(path, ranges)
+    content = path.read_bytes()
+    damaged = [content[:end] for end in range(0, len(content), 7)]
+    damaged += [content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :] for at in range(len(content))]
+    damaged += [b"nothing of the kind"]
+    lost = 0
+    for bad in damaged:
+        path.write_bytes(bad)
+        found = load_ranges(path, ranges)
+        lost += found is None
+        assert found is None or all(
+            np.array_equal(found[name].lows, observed.lows) and np.array_equal(found[name].highs, observed.highs)
+            for name, observed in ranges.items()
+        )
+    assert lost > len(damaged) / 2
+
+
+def test_a_file_that_lacks_a_tensor_or_is_absent(ranges: dict[str, TensorRange], tmp_path: Path) -> None:
+    path = tmp_path / "ranges.npz"
+    assert load_ranges(path, ranges) is None
+    save_ranges(path, ranges)
+    assert load_ranges(path, [*ranges, "another"]) is None
+
+
+def test_a_folder_that_cannot_be_made(ranges: dict[str, TensorRange], tmp_path: Path) -> None:
+    (tmp_path / "ranges").write_text("a file")
+    with pytest.raises(TunerError, match="cannot be written"):
+        save_ranges(tmp_path / "ranges" / "a.npz", ranges)
