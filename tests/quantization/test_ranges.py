@@ -67,6 +67,20 @@ def test_one_nan_among_many_values(float_graph: Any) -> None:
         collect_ranges(sketch.model(), ["x"], images)
 
 
+def test_an_image_without_proposals_is_stood_for_by_the_next(float_graph: Any) -> None:
+    sketch = float_graph()
+    with sketch.graph.as_default():
+        rows = tf.reshape(sketch.x, [-1, 8])
+        name = tf.boolean_mask(rows, rows[:, 0] > 0).op.name
+    few = [image.copy() for image in IMAGES]
+    few[0][..., 0] = few[2][..., 0] = -1
+    found = collect_ranges(sketch.model(name), [name], few)[name]
+    rows = few[1].reshape(-1, 8)
+    np.testing.assert_array_equal(found.highs, [rows[rows[:, 0] > 0].max(0)] * 3)
+    with pytest.raises(QuantizationError, match=f"^{name}: the tensor is empty in every calibration image$"):
+        collect_ranges(sketch.model(name), [name], few[:1])
+
+
 def test_no_images(float_graph: Any) -> None:
     sketch = float_graph()
     sketch.named(sketch.x, "out")

@@ -77,6 +77,29 @@ def test_codes_or_sums(
             assert found[name].scale.is_unsigned == output.is_unsigned
 
 
+def test_a_convolution_that_only_waits_keeps_the_float_result(float_graph: Any, observe: Callable[..., Any]) -> None:
+    sketch = float_graph()
+    result = sketch.convolve(sketch.x, "first")
+    sketch.named(sketch.convolve(result, "reader"), "out")
+    with sketch.graph.control_dependencies([result.op]):
+        sketch.named(sketch.convolve(sketch.x, "waiting"), "waited")
+    graph = sketch.view("out", "waited")
+    plan = PrecisionPlan(dict.fromkeys(("first", "reader", "waiting"), INT8))
+    found = quantize_convolutions(graph, plan, observe(graph, X, ["x", "first"]))
+    assert [quantized.output for quantized in found] == [None, None, None]
+
+
+def test_a_grouped_reader_takes_one_scale(float_graph: Any, observe: Callable[..., Any]) -> None:
+    sketch = float_graph()
+    result = sketch.convolve(sketch.x, "first")
+    sketch.named(sketch.convolve(result, "grouped", weights=sketch.weights(3, 3, 6, 4)), "out")
+    graph = sketch.view()
+    plan = PrecisionPlan(dict.fromkeys(("first", "grouped"), INT8))
+    found = quantize_convolutions(graph, plan, observe(graph, X, ["x", "first"]))
+    assert [quantized.scale.peaks.ndim for quantized in found] == [0, 0]
+    assert found[0].output is not None
+
+
 def test_inputs_from_float_ops(decide: Decide) -> None:
     assert decide(op="Conv2D")["first"].scale.peaks.ndim == 0
     assert decide(op=DEPTHWISE)["first"].scale.peaks.shape == (8,)

@@ -67,6 +67,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 WEIGHTS = ("silent_channel", "tiny_channel_with_large_bias")
 FOLLOWERS = {
     "then_conv": ("Conv2D",),
+    "then_grouped_conv": ("grouped",),
+    "then_conv_and_grouped_conv": ("Conv2D", "grouped"),
     "then_depthwise": ("DepthwiseConv2dNative",),
     "then_two_convs": ("Conv2D", "Conv2D"),
     "then_two_depthwise": ("DepthwiseConv2dNative", "DepthwiseConv2dNative"),
@@ -153,7 +155,14 @@ def build(case: Case, float_graph: Any) -> tuple[Any, NDArray[np.float32]]:
         **SHAPES.get(case.variation, {}),
     )
     followers = [
-        sketch.convolve(result, f"after_{index}", op, bias=case.bias)
+        (
+            # Each output channel of a grouped convolution reads half of the input channels.
+            sketch.convolve(
+                result, f"after_{index}", "Conv2D", weights=sketch.weights(3, 3, channels // 2, 6), bias=case.bias
+            )
+            if op == "grouped"
+            else sketch.convolve(result, f"after_{index}", op, bias=case.bias)
+        )
         for index, op in enumerate(FOLLOWERS.get(case.variation, ()))
     ]
     if followers:
