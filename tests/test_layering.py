@@ -33,7 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": {"config", "data", "entry_point", "evaluation"},
     "trial_runner": {"evaluation", "model", "precision", "study", "trial"},
 }
-ALLOWED["stages"] = set(ALLOWED) - {"search", "study", "criterion", "export", "report", "trial_runner"}
+ALLOWED["session"] = {"config", "inputs", "model", "precision"}
+ALLOWED["engine"] = {"config", "model", "precision", "quantization"}
+ALLOWED["meter"] = {"config", "evaluation", "inputs", "model", "progress", "trial"}
 # Whatever lies above the first level may tell its progress.
 for _room in set(ALLOWED) - {"errors", "files", "precision", "progress", "detections", "entry_point", "trial"}:
     ALLOWED[_room].add("progress")

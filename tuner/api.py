@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuner.config import TuningConfig, load_config, parse_config
+from tuner.config import TuningConfig, load_config, parse_config, workspace_of
 from tuner.data.calibration import QDataloader
 from tuner.errors import ConfigError, QuantizationError
 from tuner.evaluation.evaluator import EvalFunction
@@ -17,8 +17,6 @@ from tuner.pipeline import TuningJob
 from tuner.pipeline import tune as run
 from tuner.progress import Progress
 from tuner.report.result import TuningResult
-
-WORKSPACES = Path("tuner_workspace")
 
 
 def tune(
@@ -48,7 +46,7 @@ def tune(
             output_model=Path(output),
             workspace=_workspace(settings, workspace),
             storage=storage,
-            resume=resume,
+            resume=resume or settings.tuning.workspace.resume is not None,
             eval_func=eval_func,
             q_dataloader=q_dataloader,
         ),
@@ -123,6 +121,4 @@ def _settings(config: str | Path | Mapping[str, object] | TuningConfig) -> Tunin
 
 
 def _workspace(config: TuningConfig, workspace: str | Path | None) -> Path:
-    if workspace is not None:
-        return Path(workspace)
-    return config.tuning.workspace.path or WORKSPACES / config.model.name
+    return workspace_of(config.tuning, config.model.name) if workspace is None else Path(workspace)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tuner.config import CocoRaw, CocoRecord, DatasetConfig, TuningConfig
 from tuner.data.calibration import QDataloader
 from tuner.data.dataset import DetectionDataset, open_dataset
@@ -23,13 +26,6 @@ class Inputs:
     evaluation: DetectionDataset | None
     eval_func: EvalFunction | None
     calibration: DetectionDataset | QDataloader
-
-    @property
-    def calibration_identity(self) -> str:
-        """What tells this calibration source from another: the hash of its content, or a loader's type."""
-        if isinstance(self.calibration, DetectionDataset):
-            return self.calibration.sha256
-        return type(self.calibration).__qualname__
 
     @property
     def evaluation_identity(self) -> str:
@@ -58,7 +54,11 @@ def open_inputs(
         q_dataloader = load_entry_point(calibration.q_dataloader, "quantization.calibration.q_dataloader")
     evaluation = None
     if eval_func is None:
-        evaluation = open_evaluation(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+        if accuracy.dataset is None:
+            raise ConfigError("evaluation.accuracy: no images: give a dataloader, an eval_func or --dataset_location")
+        evaluation = _open(
+            accuracy.dataset, accuracy.anno_path, limit=None, skip_bad_records=skip_bad_records, cache_mb=cache_mb
+        )
     source: DetectionDataset | QDataloader | None = q_dataloader
     if source is None and calibration.dataset is not None:
         source = _open(
@@ -77,12 +77,11 @@ def open_inputs(
     return Inputs(evaluation, eval_func, source)
 
 
-def open_evaluation(config: TuningConfig, *, skip_bad_records: bool, cache_mb: int) -> DetectionDataset:
-    """Open the annotated images that accuracy is measured on. Raises ConfigError when none are named."""
-    accuracy = config.evaluation.accuracy
-    if accuracy.dataset is None:
-        raise ConfigError("evaluation.accuracy: no images: give a dataloader, an eval_func or --dataset_location")
-    return _open(accuracy.dataset, accuracy.anno_path, limit=None, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+def first_image(dataset: DatasetConfig | None, otherwise: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The first image of a data set, [H, W, 3], or `otherwise` where none is named."""
+    if dataset is None:
+        return otherwise
+    return _open(dataset, None, limit=1, skip_bad_records=False, cache_mb=0).first_image
 
 
 def _are_records(*datasets: DatasetConfig | None) -> bool:

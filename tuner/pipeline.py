@@ -12,11 +12,15 @@ from tuner.config import AccuracyCriterion, TuningConfig, pinned_yaml
 from tuner.criterion import best_trial, judge, loss, outcome, passes, relative_loss
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
+from tuner.engine import allowed_decisions, calibrated_ranges, make_engine
+from tuner.errors import ConfigError
 from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
-from tuner.inputs import open_evaluation, open_inputs
+from tuner.inputs import first_image, open_inputs
+from tuner.meter import apply_compute, make_evaluator, timed_in_turns
+from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.quantize import find_quantizable_ops
@@ -25,15 +29,7 @@ from tuner.quantization.sensitivity import measure_sensitivity
 from tuner.report.notes import describe_endpoints, describe_measurement, describe_trial
 from tuner.report.result import CriterionFacts, DatasetFacts, ModelFacts, StageSeconds, TuningResult, result_json
 from tuner.search.fallback import FallbackSearch, Proposal
-from tuner.stages import (
-    allowed_decisions,
-    calibrated_ranges,
-    identity,
-    make_engine,
-    make_evaluator,
-    storage_url,
-    timed_in_turns,
-)
+from tuner.session import hash_images, identity, storage_url
 from tuner.study import open_study
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
 from tuner.trial_runner import TrialRunner
@@ -70,12 +66,12 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     """
     config, clock = job.config, Clock(progress or Silent())
     calibration, criterion = config.quantization.calibration, config.tuning.accuracy_criterion
-    check_output(job.output_model)
+    _check_output(job)
 
     with clock.stage("load") as stage:
         model = load_model(job.input_model, config.model.inputs, config.model.outputs)
         ops = find_quantizable_ops(model)
-        choices = allowed_decisions(config, ops)
+        choices = allowed_decisions(config, model, ops)
         inputs = open_inputs(
             config,
             skip_bad_records=job.skip_bad_records,
@@ -83,12 +79,14 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
         )
-        study = open_study(storage_url(job.workspace, job.storage), identity(config, model, inputs), resume=job.resume)
         stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.inputs), len(ops.refused)))
 
     with clock.stage("calibrate") as stage:
         images = list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
-        ranges, calibrations = calibrated_ranges(job.workspace, model, ops, inputs, images)
+        images_sha256 = hash_images(images)
+        run_identity = identity(config, model, inputs, images_sha256, choices)
+        study = open_study(storage_url(job.workspace, job.storage), run_identity, resume=job.resume)
+        ranges, calibrations = calibrated_ranges(job.workspace, model, ops, images, images_sha256)
         stage.note(f"{len(images)} images, {len(ranges)} tensors" + ("" if calibrations else ", from an earlier run"))
 
     with clock.stage("baseline") as stage:
@@ -110,10 +108,13 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     sizes = [min(size, len(images)) for size in calibration.sampling_sizes]
     search = FallbackSearch(choices, sizes, rank, config.tuning.random_seed)
     runner = TrialRunner(
+        model,
         *make_engine(config, model, ops, ranges, images),
         evaluator,
         certify=lambda accuracy: passes(criterion, baseline, replace(baseline, accuracy=accuracy)),
         study=study,
+        # neural-compressor makes another graph each time, so the one that was measured is kept.
+        graphs=job.workspace / "graphs" if config.quantization.engine == "inc" else None,
     )
     try:
         reason, interrupted = _search(config, search, runner, baseline, clock), False
@@ -125,11 +126,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
 
     timed = (baseline, best)
     if best is not None:
-        with clock.stage("export") as stage:
-            graph = runner.graph(best)
-            export_model(graph, job.output_model)
-            write_text(job.workspace / "plan.yaml", pinned_yaml(config, best.requested, best.calibration_images))
-            stage.note(str(job.output_model))
+        graph = _export(job, runner, best, clock)
         if not interrupted:
             with clock.stage("compare"):
                 timed = timed_in_turns(config, (model, graph), images[0], baseline, best)
@@ -191,10 +188,36 @@ def benchmark(
     image = np.full((480, 640, 3), 127, np.uint8)
     if dataset_location is not None:
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
-    elif config is not None and config.evaluation.accuracy.dataset is not None:
-        image = open_evaluation(config, skip_bad_records=False, cache_mb=0).first_image
+    elif config is not None:
+        evaluation = config.evaluation
+        image = first_image(evaluation.performance.dataset or evaluation.accuracy.dataset, image)
     batch = np.repeat(image[np.newaxis], batch_size, axis=0)
-    return measure_models(loaded, batch, threads=threads, instances=instances, warmup=warmup, iterations=iterations)
+    _, inter_threads = (0, 0) if config is None else apply_compute(config.evaluation.performance.configs)
+    return measure_models(
+        loaded,
+        batch,
+        threads=threads,
+        inter_threads=inter_threads,
+        instances=instances,
+        warmup=warmup,
+        iterations=iterations,
+    )
+
+
+def _check_output(job: TuningJob) -> None:
+    check_output(job.output_model)
+    if job.output_model.resolve() == job.input_model.resolve():
+        raise ConfigError(f"{job.output_model}: the output would replace the input model; give it another name")
+
+
+def _export(job: TuningJob, runner: TrialRunner, best: CompletedTrial, clock: Clock) -> DetectionModel:
+    """Write the graph of the best trial and the settings that make it again."""
+    with clock.stage("export") as stage:
+        graph = runner.graph(best)
+        export_model(graph, job.output_model)
+        write_text(job.workspace / "plan.yaml", pinned_yaml(job.config, best.requested, best.calibration_images))
+        stage.note(str(job.output_model))
+    return graph
 
 
 def _search(

@@ -1,11 +1,14 @@
 """The record of a run on an Optuna storage: what was measured is never measured again, whatever happens."""
 
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -13,7 +16,22 @@ from tuner.errors import ConfigError, TunerError
 from tuner.precision import PrecisionPlan
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
 
-_STUDY_PREFIX = "tuner-"
+_STUDY_NAME = re.compile(r"tuner-(\d+)")
+_STORAGE_ERRORS = (ArgumentError, SQLAlchemyError, StorageInternalError, DuplicatedStudyError, ImportError)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """A storage that fails in mid-run, for instance on a full disk, is told in one line."""
+    try:
+        yield
+    except _STORAGE_ERRORS as error:
+        raise TunerError(f"the run's record cannot be written: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    # Optuna wraps the database's message in a longer story.
+    return str(error.__cause__ or error).splitlines()[0]
 
 
 @dataclass
@@ -21,6 +39,8 @@ class Study:
     """One run: its identity, its baseline, its op order and its trials, each written the moment it is known."""
 
     _study: optuna.Study
+    _earlier_s: float
+    _first_start: float | None = None
     _running: dict[int, optuna.Trial] = field(default_factory=dict)
 
     @property
@@ -29,6 +49,7 @@ class Study:
         found = self._study.user_attrs.get("baseline")
         return None if found is None else Measurement.from_json(found)
 
+    @_storage_errors()
     def record_baseline(self, baseline: Measurement) -> None:
         """Keep the float model's measurement."""
         self._study.set_user_attr("baseline", baseline.to_json())
@@ -39,6 +60,7 @@ class Study:
         found: Sequence[str] | None = self._study.user_attrs.get("order")
         return found
 
+    @_storage_errors()
     def record_order(self, order: Sequence[str]) -> None:
         """Keep the operators by sensitivity, most sensitive first."""
         self._study.set_user_attr("order", list(order))
@@ -54,18 +76,21 @@ class Study:
 
     @property
     def search_s(self) -> float:
-        """Wall time of the finished trials, earlier sessions included."""
-        durations = [trial.duration for trial in self._study.get_trials(deepcopy=False)]
-        return sum(duration.total_seconds() for duration in durations if duration is not None)
+        """Wall time since the first trial of this session began, and of the finished trials of earlier ones."""
+        return self._earlier_s + (0.0 if self._first_start is None else time.monotonic() - self._first_start)
 
+    @_storage_errors()
     def start(self, requested: PrecisionPlan, calibration_images: int) -> int:
         """Begin a trial; returns its number."""
+        if self._first_start is None:
+            self._first_start = time.monotonic()
         trial = self._study.ask()
         trial.set_user_attr("requested", requested.to_json())
         trial.set_user_attr("calibration_images", calibration_images)
         self._running[trial.number] = trial
         return int(trial.number)
 
+    @_storage_errors()
     def record(self, trial: Trial) -> None:
         """Finish a trial that was begun in this session."""
         running = self._running.pop(trial.number)
@@ -92,20 +117,22 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     optuna.logging.enable_propagation()
     try:
         backend = optuna.storages.RDBStorage(storage)
-        names = sorted(
-            (name for name in optuna.study.get_all_study_names(backend) if name.startswith(_STUDY_PREFIX)),
-            key=lambda name: int(name.removeprefix(_STUDY_PREFIX)),
+        numbers = sorted(
+            int(match[1])
+            for name in optuna.study.get_all_study_names(backend)
+            if (match := _STUDY_NAME.fullmatch(name))
         )
-        if resume and names:
-            study = optuna.load_study(study_name=names[-1], storage=backend)
+        if resume and numbers:
+            study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
         else:
-            name = f"{_STUDY_PREFIX}{len(names) + 1}"
+            name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
             study = optuna.create_study(study_name=name, storage=backend, direction="minimize")
             study.set_user_attr("identity", dict(identity))
-    except (ArgumentError, SQLAlchemyError, StorageInternalError, ImportError) as error:
-        raise TunerError(f"{storage}: cannot be used as storage: {str(error).splitlines()[0]}") from error
-    return Study(study)
+    except _STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be used as storage: {_first_line(error)}") from error
+    durations = [trial.duration for trial in study.get_trials(deepcopy=False)]
+    return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
 
 
 def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:

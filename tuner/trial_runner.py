@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 
 from tuner.errors import EvaluationError, ModelError, QuantizationError
 from tuner.evaluation.evaluator import Evaluator
+from tuner.files import write_bytes
 from tuner.model.detection_model import DetectionModel
+from tuner.model.loading import load_model
 from tuner.precision import PrecisionPlan
 from tuner.study import Study
 from tuner.trial import CompletedTrial, FailedTrial, Trial
@@ -19,16 +22,20 @@ _log = logging.getLogger(__name__)
 class TrialRunner:
     """Runs the trials of one study.
 
-    quantize: plan and number of calibration images -> int8 model. read_plan: int8 model -> the plan it holds.
+    model: the float one. quantize: plan and number of calibration images -> int8 model.
+    read_plan: int8 model -> the plan it holds.
     certify: given an accuracy, whether it must come from the authority on the metric.
+    graphs: a folder to keep each measured graph in, for an engine that does not make the same graph twice.
     quantize_s, evaluate_s: wall time spent on either in this session.
     """
 
+    model: DetectionModel
     quantize: Callable[[PrecisionPlan, int], DetectionModel]
     read_plan: Callable[[DetectionModel], PrecisionPlan]
     evaluator: Evaluator
     certify: Callable[[float], bool]
     study: Study
+    graphs: Path | None = None
     quantize_s: float = 0.0
     evaluate_s: float = 0.0
     _latest: tuple[str, DetectionModel] | None = field(default=None, repr=False)
@@ -52,6 +59,8 @@ class TrialRunner:
         """
         if self._latest is not None and self._latest[0] == trial.graph_sha256:
             return self._latest[1]
+        if self.graphs is not None:
+            return load_model(self.graphs / f"{trial.graph_sha256}.pb", self.model.inputs, self.model.outputs)
         graph = self.quantize(trial.requested, trial.calibration_images)
         if graph.sha256 != trial.graph_sha256:
             raise QuantizationError(
@@ -67,6 +76,8 @@ class TrialRunner:
         quantize_s = perf_counter() - started
         self.quantize_s += quantize_s
         self._latest = (graph.sha256, graph)
+        if self.graphs is not None:
+            write_bytes(self.graphs / f"{graph.sha256}.pb", graph.graph_def.SerializeToString(deterministic=True))
         started = perf_counter()
         measurement = next(
             (

@@ -1,6 +1,5 @@
 """The commands: arguments in, one call of the pipeline, a table and an exit code out."""
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console, RenderableType
 from tuner.cli.progress import progress_on
 from tuner.cli.settings import FlagSetting, load_settings
 from tuner.cli.terminal import hushed, set_up_logging
-from tuner.config import PerformanceConfig
+from tuner.config import PerformanceConfig, workspace_of
 from tuner.errors import ConfigError, TunerError
 from tuner.report.table import latency_table, measurement_table, tuning_table
 
@@ -130,8 +129,7 @@ def tune(
         dataset_location=dataset_location,
         calibration_location=calibration_location,
     )
-    earlier = settings.tuning.workspace
-    folder = workspace or earlier.resume or earlier.path or Path("tuner_workspace") / _file_name(settings.model.name)
+    folder = workspace or workspace_of(settings.tuning, settings.model.name)
     console = _console(verbose=verbose)
     with hushed(verbose=verbose):
         from tuner import pipeline  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
@@ -141,7 +139,7 @@ def tune(
         output_model=output_model,
         workspace=folder,
         storage=storage,
-        resume=resume or earlier.resume is not None,
+        resume=resume or settings.tuning.workspace.resume is not None,
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
     )
@@ -252,7 +250,3 @@ def _console(*, verbose: bool) -> Console:
 def _show(table: RenderableType) -> None:
     # Not cropped: a path stays whole where the terminal is narrower.
     Console(highlight=False).print(table, crop=False)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "model"

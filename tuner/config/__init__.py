@@ -5,7 +5,7 @@ from tuner.config.model import ModelConfig
 from tuner.config.op_rules import OpRule, resolve_op_rules
 from tuner.config.pinned import pinned_yaml
 from tuner.config.quantization import CalibrationConfig, QuantizationConfig
-from tuner.config.tuning import AccuracyCriterion, ExitPolicy, TuningSettings, WorkspaceConfig
+from tuner.config.tuning import AccuracyCriterion, ExitPolicy, TuningSettings, WorkspaceConfig, workspace_of
 
 __all__ = [
     "AccuracyConfig",
@@ -29,4 +29,5 @@ __all__ = [
     "pinned_yaml",
     "read_yaml",
     "resolve_op_rules",
+    "workspace_of",
 ]

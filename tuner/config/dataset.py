@@ -137,7 +137,9 @@ class DatasetConfig(Section):
     """A dataset with its batches. `source` says what it is: `CocoRecord` or `CocoRaw`."""
 
     dataset: DatasetChoice = Field(description="exactly one kind of dataset")
-    batch_size: int = Field(default=1, ge=1, description="images per batch")
+    batch_size: int = Field(
+        default=1, ge=1, description="images per batch when speed is measured; accuracy is measured image by image"
+    )
     last_batch: Annotated[
         Literal["rollover"],
         OneOf({"rollover": "rollover"}, {"discard": "a graph is accepted on every image: use rollover"}),

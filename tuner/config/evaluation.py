@@ -82,6 +82,15 @@ class AccuracyConfig(Section):
         return self.metric.coco_map.anno_path if self.metric.coco_map is not None else None
 
     @model_validator(mode="after")
+    def _one_process(self) -> "AccuracyConfig":
+        if self.configs.num_of_instance != 1:
+            raise SettingError(
+                f"got {self.configs.num_of_instance}; accuracy is measured in one process: expected 1",
+                key="configs.num_of_instance",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_metric(self) -> "AccuracyConfig":
         if self.eval_func is not None and self.metric.coco_map is not None:
             raise SettingError("got both metric and eval_func; expected one of them")
@@ -92,7 +101,7 @@ class PerformanceConfig(Section):
     """How speed is measured."""
 
     warmup: int = Field(default=5, ge=0, description="runs before the clock starts")
-    iteration: int = Field(default=-1, ge=-1, description="runs that are timed; -1 for one on each image of the set")
+    iteration: int = Field(default=-1, ge=-1, description="runs that are timed; -1 for as many as ten seconds take")
     dataset: OptionalDataset = Field(
         default=None, alias="dataloader", description="images; those of accuracy by default"
     )

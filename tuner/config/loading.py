@@ -58,7 +58,7 @@ def load_config(path: str | Path) -> TuningConfig:
     Raises ConfigError, in one line, for a file that cannot be read or a setting that cannot be honoured.
     """
     path = Path(path)
-    return parse_config(read_yaml(path), str(path), path.parent)
+    return parse_config(read_yaml(path), str(path), path.absolute().parent)
 
 
 def parse_config(settings: object, source: str, folder: Path = Path()) -> TuningConfig:

@@ -1,5 +1,7 @@
 """The `tuning` section: how much accuracy may be lost, how the search goes, and when it ends."""
 
+import re
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -7,6 +9,8 @@ from pydantic import Field, model_validator
 from tuner.config.refusal import EMPTY, Refusal, SettingError, describe
 from tuner.config.section import Section
 from tuner.config.setting import LocalPath, OneOf, PositiveNumber
+
+WORKSPACES = Path("tuner_workspace")
 
 _OTHER_STRATEGY = "this strategy is not available in this version: use basic"
 _OTHER_OBJECTIVE = "this objective is not available in this version: use performance"
@@ -93,6 +97,12 @@ class WorkspaceConfig(Section):
 
     path: LocalPath | None = Field(default=None, description="the folder of a run's record, caches and results")
     resume: LocalPath | None = Field(default=None, description="the workspace of an earlier run to go on from")
+
+
+def workspace_of(tuning: "TuningSettings", name: str) -> Path:
+    """The workspace of a run whose caller names none: the settings' own, or one named after the model."""
+    folder = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "model"
+    return tuning.workspace.resume or tuning.workspace.path or WORKSPACES / folder
 
 
 class TuningSettings(Section):

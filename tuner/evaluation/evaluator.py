@@ -88,7 +88,7 @@ class FunctionEvaluator:
             accuracy = self._eval_func(model.graph_def)
         except Exception as error:
             # Whatever a user's function raises is a failed evaluation of this graph, told with its cause.
-            raise EvaluationError(f"eval_func raised {type(error).__name__}: {error}") from error
+            raise EvaluationError(f"eval_func raised {type(error).__name__}: {' '.join(str(error).split())}") from error
         if isinstance(accuracy, bool) or not isinstance(accuracy, int | float | np.number):
             raise EvaluationError(f"eval_func returned {accuracy!r}; expected a number")
         if not math.isfinite(float(accuracy)) or float(accuracy) < 0:

@@ -48,17 +48,26 @@ def measure_models(
     images: NDArray[Any],
     *,
     threads: int = 0,
+    inter_threads: int = 0,
     instances: int = 1,
     warmup: int = 5,
     iterations: int = 50,
 ) -> list[LatencyFigures]:
     """The figures of each model on one batch of images, [N, H, W, 3].
 
-    threads: of each instance; 0 is all of its cores. instances: processes at once, each pinned to its share of the
-    cores; median, p90 and mean are over the runs of all of them, images per second is their sum.
+    threads, inter_threads: of each instance, inside one operator and for independent ones; 0 is all of its cores.
+    instances: processes at once, each pinned to its share of the cores; median, p90 and mean are over the runs of all
+    of them, images per second is their sum.
     Raises EvaluationError for more instances than cores, ModelError for a model that does not run.
     """
-    time_models = partial(_time_models, list(models), images, threads=threads, warmup=warmup, iterations=iterations)
+    time_models = partial(
+        _time_models,
+        list(models),
+        images,
+        threads=(threads, inter_threads),
+        warmup=warmup,
+        iterations=iterations,
+    )
     times = [time_models()] if instances == 1 else _time_instances(time_models, instances)
     return [_summarise(list(of_model), len(images)) for of_model in zip(*times, strict=True)]
 
@@ -82,13 +91,13 @@ def _time_models(
     models: Sequence[DetectionModel],
     images: NDArray[Any],
     *,
-    threads: int,
+    threads: tuple[int, int],
     warmup: int,
     iterations: int,
     wait: Callable[[], object] = lambda: None,
 ) -> list[list[float]]:
     with ExitStack() as stack:
-        runners = [stack.enter_context(ModelRunner(model, intra_op_threads=threads)) for model in models]
+        runners = [stack.enter_context(ModelRunner(model, *threads)) for model in models]
         runs = [partial(runner.run, images) for runner in runners]
         for run in runs:
             run()  # The first run optimises the graph, which takes a different time in each process.

@@ -1,0 +1,71 @@
+"""What turns plans into graphs in this run: the decisions that are allowed, the ranges, and the chosen engine."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tuner.config import TuningConfig, resolve_op_rules
+from tuner.errors import ConfigError, ModelError
+from tuner.model.detection_model import DetectionModel
+from tuner.precision import FP32, OpPrecision, PrecisionPlan
+from tuner.quantization.audit import read_plan
+from tuner.quantization.inc_adapter import applied_by_inc, quantize_with_inc
+from tuner.quantization.quantize import QuantizableOps, quantize
+from tuner.quantization.range_cache import load_ranges, range_file, save_ranges
+from tuner.quantization.ranges import Ranges, collect_ranges, first_images
+
+Quantize = Callable[[PrecisionPlan, int], DetectionModel]
+ReadPlan = Callable[[DetectionModel], PrecisionPlan]
+
+
+def allowed_decisions(
+    config: TuningConfig, model: DetectionModel, ops: QuantizableOps
+) -> Mapping[str, Sequence[OpPrecision]]:
+    """The decisions that the settings allow for each operator that can be int8, the preferred one first.
+
+    A rule may name any operator of the model, as LPOT's files do; one that cannot be int8 has to be allowed float.
+    Raises ConfigError for a rule that matches no operator or asks for what cannot be, ModelError for a model with
+    nothing to quantise.
+    """
+    if not ops.inputs:
+        reasons = "; ".join(sorted(set(ops.refused.values()))) or "it has no convolutions in float32"
+        raise ModelError(f"nothing in the model can be int8: {reasons}")
+    rules, every_op = config.quantization.op_wise, [node.name for node in model.graph_def.node]
+    for op, allowed in resolve_op_rules(rules, every_op).items():
+        if op not in ops.inputs and FP32 not in allowed:
+            reason = ops.refused.get(op, "only convolutions can in this version")
+            raise ConfigError(f"quantization.op_wise: {op} has to be int8, which it cannot be: {reason}")
+    decisions = resolve_op_rules(rules, every_op, config.quantization.model_wise)
+    return {op: decisions[op] for op in ops.inputs}
+
+
+def calibrated_ranges(
+    workspace: Path, model: DetectionModel, ops: QuantizableOps, images: Sequence[NDArray[Any]], images_sha256: str
+) -> tuple[Ranges, int]:
+    """The ranges over the calibration images, and how often they were collected just now: 0 where they were kept."""
+    tensors = sorted(set(ops.inputs.values()))
+    path = range_file(workspace / "ranges", [model.sha256, images_sha256])
+    kept = load_ranges(path, tensors)
+    if kept is not None:
+        return kept, 0
+    ranges = collect_ranges(model, tensors, images)
+    save_ranges(path, ranges)
+    return ranges, 1
+
+
+def make_engine(
+    config: TuningConfig, model: DetectionModel, ops: QuantizableOps, ranges: Ranges, images: Sequence[NDArray[Any]]
+) -> tuple[Quantize, ReadPlan]:
+    """The two functions of the chosen engine: (plan, number of calibration images) -> graph, and graph -> plan."""
+    if config.quantization.engine == "inc":
+        return (
+            lambda plan, count: quantize_with_inc(model, plan, images[:count]),
+            lambda graph: applied_by_inc(graph.graph_def, list(ops.inputs)),
+        )
+    return (
+        lambda plan, count: quantize(model, plan, first_images(ranges, count)),
+        partial(read_plan, ops=list(ops.inputs)),
+    )
