@@ -1,0 +1,187 @@
+"""Measuring graphs: with COCO mAP on a made-up set, and with a user's function."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tuner.data.dataset import DetectionDataset
+from tuner.data.images import Entry
+from tuner.detections import GroundTruth
+from tuner.errors import EvaluationError, ModelError
+from tuner.evaluation import evaluator
+from tuner.evaluation.coco_map import CocoBackend, coco_metrics
+from tuner.evaluation.evaluator import CocoEvaluator, FunctionEvaluator
+from tuner.model.detection_model import DetectionModel, ModelFormat
+from tuner.progress import Silent
+
+BOXES = np.array([[0.1, 0.1, 0.6, 0.5], [0.3, 0.5, 0.9, 0.9], [0.0, 0.0, 0.2, 0.3]])
+CATEGORIES = np.array([3, 17, 3])
+IMAGE = np.zeros((1, 24, 32, 3), np.uint8)
+
+
+def make_model(boxes: Any = BOXES, **changes: Any) -> DetectionModel:
+    """A detector that sees the same in every image; the mean brightness lies in it only to depend on the input."""
+    values = {
+        "detection_boxes": np.asarray(boxes, np.float32)[np.newaxis],
+        "detection_scores": np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)[np.newaxis],
+        "detection_classes": CATEGORIES[: len(boxes)].astype(np.float32)[np.newaxis],
+        "num_detections": np.array([len(boxes)], np.float32),
+        **changes,
+    }
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.uint8, [1, None, None, 3], name="image_tensor")
+        nothing = tf.reduce_mean(tf.cast(image, tf.float32)) * 0
+        for name, value in values.items():
+            tf.add(value, nothing, name=name)
+    outputs = tuple(f"{name}:0" for name in values)
+    return DetectionModel(graph.as_graph_def(), (image.name,), outputs, Path("fake.pb"), ModelFormat.FROZEN_GRAPH)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluator, "LATENCY_BUDGET_S", 0.01)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DetectionDataset:
+    """Three images with the same three objects."""
+    truth = GroundTruth(BOXES, CATEGORIES, np.zeros(3, np.bool_), np.array([150.0, 180.0, 50.0]))
+    entries = []
+    for image_id in (4, 9, 2):
+        path = tmp_path / f"{image_id}.png"
+        path.write_bytes(tf.io.encode_png(IMAGE[0]).numpy())
+        entries.append(Entry(image_id, path.name, str(path), 24, 32, truth, path))
+    return DetectionDataset(tuple(entries), frozenset({3, 17}))
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> list[CocoBackend]:
+    """Which implementations were asked, in order."""
+    asked: list[CocoBackend] = []
+
+    def recorded(truths: Any, detections: Any, backend: CocoBackend = CocoBackend.FASTER) -> Any:
+        asked.append(backend)
+        return coco_metrics(truths, detections, backend)
+
+    monkeypatch.setattr(evaluator, "coco_metrics", recorded)
+    return asked
+
+
+def never(accuracy: float) -> bool:
+    return False
+
+
+def test_a_perfect_detector(dataset: DetectionDataset) -> None:
+    model = make_model()
+    measurement = CocoEvaluator(dataset, Silent()).evaluate(model, never)
+    assert measurement.accuracy == measurement.metrics["mAP"] == pytest.approx(1)
+    assert measurement.images == 3
+    assert measurement.size_bytes == model.size_bytes
+    assert 0 < measurement.latency_ms <= measurement.latency_p90_ms
+    assert measurement.elapsed_s > 0
+
+
+def test_certified_figures_come_from_the_authority_and_are_the_same(
+    dataset: DetectionDataset, backends: list[CocoBackend]
+) -> None:
+    model = make_model(BOXES + np.array([0, 0, -0.1, 0.08]))
+    told = []
+    quick = CocoEvaluator(dataset, Silent()).evaluate(model, never)
+    certified = CocoEvaluator(dataset, Silent()).evaluate(model, lambda accuracy: bool(told.append(accuracy)) or True)
+    assert backends == [CocoBackend.FASTER, CocoBackend.FASTER, CocoBackend.PYCOCOTOOLS]
+    assert told == [quick.accuracy]
+    assert 0 < certified.accuracy < 1
+    assert certified.metrics == pytest.approx(quick.metrics, abs=1e-12)
+
+
+def test_every_image_is_counted_by_the_progress(dataset: DetectionDataset) -> None:
+    class Counting(Silent):
+        counted: list[Any] = []  # noqa: RUF012 - one test, one list
+
+        def track(self, items: Any, total: int, title: str) -> Any:
+            for item in items:
+                self.counted.append((item.image_id, total, title))
+                yield item
+
+    CocoEvaluator(dataset, Counting()).evaluate(make_model(), never)
+    assert Counting.counted == [(4, 3, "evaluate"), (9, 3, "evaluate"), (2, 3, "evaluate")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"detection_classes": np.full((1, 3), 5, np.float32)}, "no detected category is annotated"),
+        ({"detection_scores": np.full((1, 3), np.nan, np.float32)}, "not a finite number"),
+    ],
+)
+def test_detections_that_cannot_be_judged(changes: dict[str, Any], message: str, dataset: DetectionDataset) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        CocoEvaluator(dataset, Silent()).evaluate(make_model(**changes), never)
+
+
+def test_a_model_without_detection_outputs(dataset: DetectionDataset) -> None:
+    model = make_model()
+    blind = DetectionModel(model.graph_def, model.inputs, model.outputs[:1], model.source, model.format)
+    with pytest.raises(ModelError, match="no detection outputs"):
+        CocoEvaluator(dataset, Silent()).evaluate(blind, never)
+
+
+@pytest.mark.parametrize(("returned", "accuracy"), [(0.5, 0.5), (0, 0), (np.float32(0.25), 0.25), (np.int64(3), 3)])
+def test_a_function_is_given_the_graph_and_its_number_is_the_accuracy(returned: Any, accuracy: float) -> None:
+    given: list[Any] = []
+    model = make_model()
+
+    def eval_func(graph_def: Any) -> Any:
+        given.append(graph_def)
+        return returned
+
+    measurement = FunctionEvaluator(eval_func, IMAGE).evaluate(model, never)
+    assert given == [model.graph_def]
+    assert (measurement.accuracy, type(measurement.accuracy)) == (accuracy, float)
+    assert (measurement.images, measurement.metrics) == (0, {})
+    assert measurement.latency_ms > 0
+    assert measurement.size_bytes == model.size_bytes
+
+
+def raising(graph_def: Any) -> float:
+    raise ZeroDivisionError("no images")
+
+
+@pytest.mark.parametrize(
+    ("eval_func", "message"),
+    [
+        (raising, "eval_func raised ZeroDivisionError: no images"),
+        (lambda graph_def: float("nan"), "eval_func returned nan; expected a finite number of at least 0"),
+        (lambda graph_def: float("inf"), "eval_func returned inf; expected a finite number of at least 0"),
+        (lambda graph_def: -0.5, "eval_func returned -0.5; expected a finite number of at least 0"),
+        (lambda graph_def: "0.5", "eval_func returned '0.5'; expected a number"),
+        (lambda graph_def: None, "eval_func returned None; expected a number"),
+        (lambda graph_def: True, "eval_func returned True; expected a number"),
+        (lambda graph_def: {"mAP": 0.5}, "eval_func returned {'mAP': 0.5}; expected a number"),
+    ],
+)
+def test_faults_of_a_function_are_named(eval_func: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(EvaluationError) as raised:
+        FunctionEvaluator(eval_func, IMAGE).evaluate(make_model(), never)
+    assert str(raised.value) == message
+
+
+def test_a_fault_that_says_several_lines_is_told_in_one() -> None:
+    def eval_func(graph_def: Any) -> float:
+        raise ValueError("first\nsecond")
+
+    with pytest.raises(EvaluationError) as raised:
+        FunctionEvaluator(eval_func, IMAGE).evaluate(make_model(), never)
+    assert "\n" not in str(raised.value)
+
+
+def test_ctrl_c_in_a_function_is_not_a_fault_of_it() -> None:
+    def eval_func(graph_def: Any) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FunctionEvaluator(eval_func, IMAGE).evaluate(make_model(), never)

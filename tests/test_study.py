@@ -1,0 +1,147 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tuner.errors import ConfigError, TunerError
+from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision, PrecisionPlan
+from tuner.study import Study, open_study
+from tuner.trial import CompletedTrial, FailedTrial, Measurement
+
+IDENTITY = {"model": "abc", "evaluation set": "def"}
+MEASUREMENT = Measurement(
+    accuracy=0.25,
+    images=4,
+    latency_ms=1.5,
+    latency_p90_ms=2.5,
+    size_bytes=1000,
+    elapsed_s=0.5,
+    metrics={"mAP": 0.25, "AP50": 1 / 3},
+)
+PLAN = PrecisionPlan({"a": INT8, "b": FP32, "c": OpPrecision(Dtype.INT8, Granularity.PER_TENSOR)})
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def reopen(url: str, **changes: Any) -> Study:
+    return open_study(url, {**IDENTITY, **changes}, resume=True)
+
+
+def complete(study: Study, plan: PrecisionPlan = PLAN, latency_ms: float = 1.5) -> CompletedTrial:
+    number = study.start(plan, 50)
+    measurement = replace(MEASUREMENT, latency_ms=latency_ms)
+    trial = CompletedTrial(number, 50, plan, plan.with_ops(["a"], FP32), "123abc", measurement, 0.125)
+    study.record(trial)
+    return trial
+
+
+def test_a_new_study_knows_nothing(url: str) -> None:
+    study = open_study(url, IDENTITY, resume=False)
+    assert (study.baseline, study.order, study.trials, study.search_s) == (None, None, [], 0)
+
+
+def test_everything_comes_back_as_it_was_recorded(url: str) -> None:
+    study = open_study(url, IDENTITY, resume=False)
+    study.record_baseline(MEASUREMENT)
+    study.record_order(["c", "a"])
+    first = complete(study)
+    failed = FailedTrial(study.start(PLAN, 20), 20, PLAN, "eval_func raised ValueError: no")
+    study.record(failed)
+    last = complete(study, latency_ms=0.5)
+
+    for found in (study, reopen(url)):
+        assert found.baseline == MEASUREMENT
+        assert found.order == ["c", "a"]
+        assert found.trials == [first, failed, last]
+        assert found.search_s == pytest.approx(study.search_s, abs=0.1)  # a running clock and the record's
+    assert [trial.number for trial in study.trials] == [0, 1, 2]
+
+
+def test_goes_on_where_it_stopped(url: str) -> None:
+    first = complete(open_study(url, IDENTITY, resume=False))
+    second = complete(reopen(url))
+    assert second.number == first.number + 1
+    assert reopen(url).trials == [first, second]
+
+
+def test_a_trial_that_was_cut_off_does_not_count(url: str) -> None:
+    study = open_study(url, IDENTITY, resume=False)
+    study.start(PLAN, 50)
+    first = complete(study)
+    assert study.trials == [first]
+    resumed = reopen(url)
+    assert resumed.trials == [first]
+    assert complete(resumed).number == 2
+    assert len(reopen(url).trials) == 2
+
+
+def test_a_new_study_leaves_the_old_one_in_the_storage(url: str) -> None:
+    complete(open_study(url, IDENTITY, resume=False))
+    assert open_study(url, IDENTITY, resume=False).trials == []
+    assert len(optuna.study.get_all_study_names(url)) == 2
+    assert reopen(url).trials == []
+    old = optuna.load_study(study_name=sorted(optuna.study.get_all_study_names(url))[0], storage=url)
+    assert len(old.trials) == 1
+
+
+def test_the_latest_of_many_studies_is_resumed(url: str) -> None:
+    for latency_ms in range(1, 12):
+        complete(open_study(url, IDENTITY, resume=False), latency_ms=latency_ms)
+    (trial,) = reopen(url).trials
+    assert isinstance(trial, CompletedTrial)
+    assert trial.measurement.latency_ms == 11
+
+
+def test_studies_of_other_programs_in_the_storage_are_left_alone(url: str) -> None:
+    optuna.create_study(study_name="tuner", storage=url)
+    optuna.create_study(study_name="somebody's", storage=url)
+    complete(open_study(url, IDENTITY, resume=False))
+    assert len(reopen(url).trials) == 1
+
+
+def test_resuming_without_a_study_begins_one(url: str) -> None:
+    assert reopen(url).trials == []
+    assert len(optuna.study.get_all_study_names(url)) == 1
+
+
+def test_resuming_with_something_else_is_refused(url: str) -> None:
+    open_study(url, IDENTITY, resume=False)
+    with pytest.raises(ConfigError) as raised:
+        reopen(url, model="xyz")
+    message = str(raised.value)
+    assert message.startswith(f"{url}: cannot be resumed: its model is 'abc', this run's is 'xyz'")
+    assert "--resume" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "nonsense",
+        "no_such_database://somewhere/study",
+        "sqlite:////no/such/folder/study.db",
+        "mysql+no_such_driver://somewhere/study",
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_told_in_one_line(storage: str) -> None:
+    with pytest.raises(TunerError) as raised:
+        open_study(storage, IDENTITY, resume=False)
+    assert str(raised.value).startswith(f"{storage}: cannot be used as storage: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    path.write_text("nothing of the kind " * 100)
+    with pytest.raises(TunerError, match="cannot be used as storage"):
+        open_study(f"sqlite:///{path}", IDENTITY, resume=True)
+
+
+def test_optuna_says_nothing_by_itself(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    complete(open_study(url, IDENTITY, resume=False))
+    assert capfd.readouterr() == ("", "")
