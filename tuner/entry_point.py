@@ -21,7 +21,8 @@ def load_entry_point(spec: str, key: str) -> Any:
     except Exception as error:
         # Whatever a user's module raises while it is imported is the user's to mend.
         raise ConfigError(
-            f"{key}: {spec!r}: module {module_name} cannot be imported: {type(error).__name__}: {error}"
+            f"{key}: {spec!r}: module {module_name} cannot be imported: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     if not hasattr(module, name):
         raise ConfigError(f"{key}: {spec!r}: module {module_name} has no {name!r}")
