@@ -116,11 +116,16 @@ def test_sums_have_the_unit_of_the_float_graph(decide: Decide) -> None:
     first = decide()["first"]
     weight_steps = np.abs(first.convolution.weights).max((0, 1, 2)) / 127
     np.testing.assert_allclose(first.units, np.float64(first.scale.step) * weight_steps, rtol=1e-5)
-    bias, in_sums = first.convolution.bias, first.bias_in_sums
-    assert bias is not None
-    assert in_sums is not None
-    np.testing.assert_array_equal(in_sums, np.round(in_sums))
-    assert np.all(np.abs(in_sums * first.units - bias) <= first.units / 2 * (1 + 1e-5))
+    np.testing.assert_array_equal(first.bias, first.convolution.bias)
+
+
+def test_a_balanced_result_is_made_as_shares_of_its_peaks(decide: Decide) -> None:
+    first = decide(("Conv2D",))["first"]
+    assert first.output is not None
+    np.testing.assert_allclose(first.bias, first.convolution.bias / first.output.peaks, rtol=1e-6)
+    weights = first.weights * first.weight_peaks / 127
+    wanted = first.convolution.weights / first.output.peaks
+    assert np.all(np.abs(weights - wanted) <= first.weight_peaks / 127 / 2 * (1 + 1e-5))
 
 
 @pytest.mark.parametrize(
