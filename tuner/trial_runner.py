@@ -10,7 +10,7 @@ from tuner.errors import EvaluationError, ModelError, QuantizationError
 from tuner.evaluation.evaluator import Evaluator
 from tuner.files import write_bytes
 from tuner.model.detection_model import DetectionModel
-from tuner.model.loading import load_model
+from tuner.model.frozen_graph import read_graph_def
 from tuner.precision import PrecisionPlan
 from tuner.study import Study
 from tuner.trial import CompletedTrial, FailedTrial, Trial
@@ -60,7 +60,7 @@ class TrialRunner:
         if self._latest is not None and self._latest[0] == trial.graph_sha256:
             return self._latest[1]
         if self.graphs is not None:
-            return load_model(self.graphs / f"{trial.graph_sha256}.pb", self.model.inputs, self.model.outputs)
+            return self.model.with_graph(read_graph_def(self.graphs / f"{trial.graph_sha256}.pb"))
         graph = self.quantize(trial.requested, trial.calibration_images)
         if graph.sha256 != trial.graph_sha256:
             raise QuantizationError(

@@ -19,12 +19,15 @@ class ModelRunner:
     """A session over one model, built once and used for many images; a context manager that frees it.
 
     TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN): they are what a deployed
-    model runs with. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
+    model runs with. as_written turns off those that rewrite float arithmetic and so its last bits: for comparing graphs
+    that compute the same in other words. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
 
     Raises ModelError when the graph cannot be built, or has not exactly one input.
     """
 
-    def __init__(self, model: DetectionModel, intra_op_threads: int = 0, inter_op_threads: int = 0) -> None:
+    def __init__(
+        self, model: DetectionModel, intra_op_threads: int = 0, inter_op_threads: int = 0, *, as_written: bool = False
+    ) -> None:
         if len(model.inputs) != 1:
             raise ModelError(
                 f"{model.source}: needs one image input, has {len(model.inputs)}: {', '.join(model.inputs)}"
@@ -36,6 +39,7 @@ class ModelRunner:
             # Graphs trained elsewhere may pin nodes to a GPU.
             allow_soft_placement=True,
         )
+        config.graph_options.rewrite_options.disable_meta_optimizer = as_written
         with tf.Graph().as_default() as graph:
             try:
                 tf.import_graph_def(model.graph_def, name="")

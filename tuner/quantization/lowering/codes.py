@@ -42,20 +42,16 @@ class QuantizedConvolution:
     bias: NDArray[np.float32] | None
 
     @property
-    def units(self) -> NDArray[np.float32]:
-        """The value of 1 in the 32-bit sums, in the float graph's units: [], or [channels out] where they differ."""
-        units = _input_step(self.scale) * self.weight_peaks / SIGNED_LEVELS
-        if self.output is not None and self.output.peaks.ndim:
-            units = units * self.output.peaks
-        return np.asarray(units[0] if np.all(units == units[0]) else units, np.float32)
+    def sums_unit(self) -> np.float32:
+        """The value of 1 in the 32-bit sums of a kernel that is told that every weight peak is 1."""
+        return np.float32(_input_step(self.scale)) * (np.float32(1) / np.float32(SIGNED_LEVELS))
 
     @property
-    def bias_in_sums(self) -> NDArray[np.float32] | None:
-        """The bias in the unit of the sums, [channels out]: a whole number where the kernel's result is the sums."""
-        if self.bias is None:
-            return None
-        bias = self.bias / (_input_step(self.scale) * self.weight_peaks / SIGNED_LEVELS)
-        return np.asarray(np.round(bias) if self.output is None else bias, np.float32)
+    def units(self) -> NDArray[np.float32]:
+        """The value of 1 in the 32-bit sums, as the kernel sees it: [], or [channels out] where they differ."""
+        # The order in which the kernel multiplies: another one differs in the last bit.
+        units = np.float32(_input_step(self.scale)) * (self.weight_peaks / np.float32(SIGNED_LEVELS))
+        return np.asarray(units[0] if np.all(units == units[0]) else units, np.float32)
 
 
 def quantize_convolutions(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> list[QuantizedConvolution]:
