@@ -27,7 +27,7 @@ from tuner.quantization.quantize import find_quantizable_ops, quantize, view
 from tuner.quantization.ranges import collect_ranges
 from tuner.quantization.simulation import simulate
 
-SAME_MAP = 0.005
+SAME_MAP = 0.001
 SHARE_KEPT = 0.9
 # As a share of a kernel's results.
 TIES = 0.002
