@@ -80,9 +80,7 @@ def test_the_first_run_sets_up_and_the_second_does_not(project: Project) -> None
     assert (code, errors.count("\n")) == (0, 1)
     tuned = f"<-m><tuner><tune><--max_trials=3> in {project.root.parent}"
     assert project.calls() == ["venv", "pip $root", tuned]
-    started = time.monotonic()
     assert project.run("run_tuning.sh", "--max_trials=3") == (0, "")
-    assert time.monotonic() - started < 1
     assert project.calls() == [tuned]
 
 
