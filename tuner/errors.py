@@ -1,5 +1,8 @@
 """The error family: every error a user can cause or mend is a `TunerError` with a one-line message."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class TunerError(Exception):
     """An error told to the user in one line: what was found, where, and what is allowed."""
@@ -23,3 +26,9 @@ class QuantizationError(TunerError):
 
 class EvaluationError(TunerError):
     """A graph that ran, but whose accuracy could not be measured."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of `known` as an appendix to an error message, or nothing."""
+    near = get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

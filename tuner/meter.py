@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tuner.config import ComputeConfig, TuningConfig
 from tuner.evaluation.evaluator import CocoEvaluator, Evaluator, FunctionEvaluator
-from tuner.evaluation.latency import measure_models
+from tuner.evaluation.latency import iterations_within, measure_models
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.progress import Progress
@@ -43,16 +43,15 @@ def timed_in_turns(
     """
     performance = config.evaluation.performance
     threads, inter_threads = apply_compute(performance.configs)
-    fitting = int(COMPARISON_S * 1000 / (baseline.latency_ms + best.measurement.latency_ms))
+    round_ms = baseline.latency_ms + best.measurement.latency_ms
+    fitting = iterations_within(COMPARISON_S, round_ms, fewest=FEWEST_COMPARED, most=MOST_COMPARED)
     before, after = measure_models(
         graphs,
         image,
         threads=threads,
         inter_threads=inter_threads,
         warmup=performance.warmup,
-        iterations=performance.iteration
-        if performance.iteration > 0
-        else min(max(fitting, FEWEST_COMPARED), MOST_COMPARED),
+        iterations=performance.iteration if performance.iteration > 0 else fitting,
     )
     measurement = replace(best.measurement, latency_ms=after.median_ms, latency_p90_ms=after.p90_ms)
     return (

@@ -1,6 +1,5 @@
 """From a YAML file and the flags beside it to one checked config."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config import TuningConfig, parse_config, read_yaml
-from tuner.errors import ConfigError
+from tuner.errors import ConfigError, did_you_mean
 
 _OWN_CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -72,10 +71,9 @@ def find_config(topology: str) -> Path:
     found = {path.stem: path for folder in (_OWN_CONFIGS, Path("configs")) for path in sorted(folder.glob("*.yaml"))}
     if topology in found:
         return found[topology]
-    near = difflib.get_close_matches(topology, found, n=1)
     raise ConfigError(
         f"--topology: got {topology!r}; expected one of {', '.join(sorted(found)) or 'none: no configs/*.yaml here'}"
-        + (f" (did you mean {near[0]!r}?)" if near else "")
+        + did_you_mean(topology, found)
     )
 
 

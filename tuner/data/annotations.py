@@ -1,7 +1,6 @@
 """What must be true of the annotations of one image, whichever file they come from."""
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,9 +38,3 @@ def check_ground_truth(
             )
     for row in np.flatnonzero(~(truth.areas_px >= 0))[:1]:
         raise DatasetError(f"{where}: {key(row)}: area: got {truth.areas_px[row]}; expected 0 or more square pixels")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest of `known` as an appendix to an error message, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.data.annotations import did_you_mean
 from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
 from tuner.data.record_files import find_record_files, read_record_files
 from tuner.detections import Sample
-from tuner.errors import DatasetError
+from tuner.errors import DatasetError, did_you_mean
 
 _log = logging.getLogger(__name__)
 

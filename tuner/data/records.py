@@ -18,10 +18,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from tuner.data.annotations import check_ground_truth, did_you_mean
+from tuner.data.annotations import check_ground_truth
 from tuner.data.coco_categories import COCO_LABEL_MAP
 from tuner.detections import GroundTruth
-from tuner.errors import DatasetError
+from tuner.errors import DatasetError, did_you_mean
 
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 _JPEG_MAGIC = b"\xff\xd8\xff"

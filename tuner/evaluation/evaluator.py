@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tuner.data.dataset import DetectionDataset
 from tuner.errors import EvaluationError
 from tuner.evaluation.coco_map import CocoBackend, ImageTruth, coco_metrics
-from tuner.evaluation.latency import LatencyFigures, measure_latency
+from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.progress import Progress
@@ -110,6 +110,6 @@ def _trial_latency(runner: ModelRunner, image: NDArray[Any]) -> LatencyFigures:
         return runner.run(image)
 
     (first,) = measure_latency([run], warmup=1, iterations=1)
-    runs = int(LATENCY_BUDGET_S * 1000 / max(first.median_ms, 1e-3))
-    (figures,) = measure_latency([run], warmup=1, iterations=min(max(runs, FEWEST_RUNS), MOST_RUNS))
+    runs = iterations_within(LATENCY_BUDGET_S, first.median_ms, fewest=FEWEST_RUNS, most=MOST_RUNS)
+    (figures,) = measure_latency([run], warmup=1, iterations=runs)
     return figures

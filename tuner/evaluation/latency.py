@@ -43,6 +43,11 @@ def measure_latency(
     return [_summarise([times], images_per_run) for times in _time_in_turns(runs, warmup, iterations)]
 
 
+def iterations_within(budget_s: float, run_ms: float, *, fewest: int, most: int) -> int:
+    """How many runs of `run_ms` milliseconds take about `budget_s` seconds: at least `fewest`, at most `most`."""
+    return min(max(int(budget_s * 1000 / max(run_ms, 1e-3)), fewest), most)
+
+
 def measure_models(
     models: Sequence[DetectionModel],
     images: NDArray[Any],
