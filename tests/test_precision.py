@@ -3,10 +3,10 @@ import json
 import pytest
 
 from tuner.errors import ConfigError
-from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision, PrecisionPlan
+from tuner.precision import BF16, FP32, INT8, Dtype, Granularity, OpPrecision, Output, PrecisionPlan, RangeAlgorithm
 
 PER_TENSOR = OpPrecision(Dtype.INT8, Granularity.PER_TENSOR)
-PLAN = PrecisionPlan({"b/Conv2D": FP32, "a/Conv2D": INT8, "c": PER_TENSOR, "d": OpPrecision(Dtype.BF16)})
+PLAN = PrecisionPlan({"b/Conv2D": FP32, "a/Conv2D": INT8, "c": PER_TENSOR, "d": BF16})
 
 
 def test_a_plan_is_a_mapping_in_the_order_of_names() -> None:
@@ -22,7 +22,24 @@ def test_json_round_trip() -> None:
     table = json.loads(json.dumps(PLAN.to_json()))
     assert table["a/Conv2D"] == {"dtype": "int8", "weight_granularity": "per_channel"}
     assert table["b/Conv2D"] == {"dtype": "fp32"}
+    assert table["d"] == {"dtype": "bf16"}
     assert PrecisionPlan.from_json(table) == PLAN
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize("algorithm", RangeAlgorithm)
+@pytest.mark.parametrize("output", Output)
+def test_every_int8_decision_survives_json(granularity: Granularity, algorithm: RangeAlgorithm, output: Output) -> None:
+    plan = PrecisionPlan({"a": OpPrecision(Dtype.INT8, granularity, algorithm, output)})
+    assert PrecisionPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert (plan.sha256 == PrecisionPlan({"a": OpPrecision(Dtype.INT8, granularity)}).sha256) == (
+        algorithm is RangeAlgorithm.MINMAX and output is Output.INT8
+    )
+
+
+def test_a_plan_of_an_earlier_version_is_read_with_the_defaults() -> None:
+    old = {"a": {"dtype": "int8", "weight_granularity": "per_channel"}, "b": {"dtype": "int8"}, "c": {}}
+    assert PrecisionPlan.from_json(old) == PrecisionPlan(dict.fromkeys("abc", INT8))
 
 
 def test_the_hash_is_of_the_decisions_alone() -> None:
@@ -63,7 +80,15 @@ def test_changing_some_ops() -> None:
             {"a": {"weight_granularity": "per_row"}},
             "plan.a.weight_granularity: got 'per_row'; expected one of per_tensor, per_channel",
         ),
-        ({"a": {"dtyp": "int8"}}, "plan.a: unknown key 'dtyp'; allowed are dtype, weight_granularity"),
+        (
+            {"a": {"activation_algorithm": "max"}},
+            "plan.a.activation_algorithm: got 'max'; expected one of minmax, mean, percentile, kl, mse",
+        ),
+        ({"a": {"output": None}}, "plan.a.output: got None; expected one of int8, exact"),
+        (
+            {"a": {"dtyp": "int8"}},
+            "plan.a: unknown key 'dtyp'; allowed are dtype, weight_granularity, activation_algorithm, output",
+        ),
     ],
 )
 def test_what_is_no_plan(value: object, message: str) -> None:

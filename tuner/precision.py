@@ -27,40 +27,75 @@ class Granularity(StrEnum):
     PER_CHANNEL = "per_channel"
 
 
+class RangeAlgorithm(StrEnum):
+    """How the range of an activation follows from its values over the calibration images.
+
+    From extreme to extreme, between the means of the images' minima and maxima, or cut where a percentile lies, where
+    the codes' distribution is nearest to the values' (Kullback-Leibler), or where the mean squared error is least.
+    """
+
+    MINMAX = "minmax"
+    MEAN = "mean"
+    PERCENTILE = "percentile"
+    KL = "kl"
+    MSE = "mse"
+
+
+class Output(StrEnum):
+    """How an int8 operator's result leaves it: as codes where an int8 operator reads it, or as exact 32-bit sums."""
+
+    INT8 = "int8"
+    EXACT = "exact"
+
+
 @dataclass(frozen=True, slots=True)
 class OpPrecision:
-    """How one operator is computed. `weight_granularity` has a meaning for int8 only."""
+    """How one operator is computed. All but `dtype` has a meaning for int8 only.
+
+    activation_algorithm: how the range of its input is chosen. output: how its result leaves it.
+    """
 
     dtype: Dtype = Dtype.INT8
     weight_granularity: Granularity = Granularity.PER_CHANNEL
+    activation_algorithm: RangeAlgorithm = RangeAlgorithm.MINMAX
+    output: Output = Output.INT8
 
     def to_json(self) -> dict[str, str]:
-        """The decision as a JSON object; settings without meaning for the dtype are left out."""
+        """The decision as a JSON object, without what has no meaning for the dtype.
+
+        Range algorithm and output are left out where they are the default: plans hash as they did before they had them.
+        """
         if self.dtype is not Dtype.INT8:
             return {"dtype": self.dtype.value}
-        return {"dtype": self.dtype.value, "weight_granularity": self.weight_granularity.value}
+        decided = {"dtype": self.dtype.value, "weight_granularity": self.weight_granularity.value}
+        if self.activation_algorithm is not RangeAlgorithm.MINMAX:
+            decided["activation_algorithm"] = self.activation_algorithm.value
+        if self.output is not Output.INT8:
+            decided["output"] = self.output.value
+        return decided
 
     @classmethod
     def from_json(cls, value: object, where: str) -> "OpPrecision":
         """Read `to_json` back. `where` names the place in error messages. Raises ConfigError."""
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: expected a mapping with the key dtype, got {value!r}")
-        unknown = sorted(set(map(str, value)) - {"dtype", "weight_granularity"})
+        unknown = sorted(set(map(str, value)) - _KINDS.keys())
         if unknown:
-            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; allowed are dtype, weight_granularity")
-        return cls(
-            _member(Dtype, value.get("dtype", Dtype.INT8), f"{where}.dtype"),
-            _member(
-                Granularity,
-                value.get("weight_granularity", Granularity.PER_CHANNEL),
-                f"{where}.weight_granularity",
-            ),
-        )
+            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; allowed are {', '.join(_KINDS)}")
+        decided: dict[str, Any] = {key: _member(_KINDS[key], found, f"{where}.{key}") for key, found in value.items()}
+        return cls(**decided)
 
 
+_KINDS: Mapping[str, type[StrEnum]] = {
+    "dtype": Dtype,
+    "weight_granularity": Granularity,
+    "activation_algorithm": RangeAlgorithm,
+    "output": Output,
+}
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 FP32 = OpPrecision(Dtype.FP32)
+BF16 = OpPrecision(Dtype.BF16)
 INT8 = OpPrecision(Dtype.INT8)
 
 
