@@ -6,7 +6,7 @@ import pytest
 
 from tuner.config import TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError
-from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision
+from tuner.precision import BF16, FP32, INT8, Dtype, Granularity, OpPrecision
 
 PER_TENSOR = OpPrecision(Dtype.INT8, Granularity.PER_TENSOR)
 ALL = (INT8, PER_TENSOR, FP32)
@@ -59,3 +59,43 @@ def test_a_rule_that_matches_nothing_names_near_ops(pattern: str, parse: Callabl
     text = str(caught.value)
     assert text.startswith(f"f.yaml: quantization.op_wise: {pattern!r} matches none of 4 ops; nearest are ")
     assert ("head/cls.0/Conv2D" if pattern.startswith("head") else "net/conv1") in text.split("nearest are ")[1]
+
+
+ACTIVATION = "quantization.model_wise.activation"
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("algorithm", "kl", [("kl", "int8", "int8"), ("fp32",)]),
+        ("algorithm", ["mse", "minmax"], [("minmax", "int8", "int8"), ("mse", "int8", "int8"), ("fp32",)]),
+        ("output", "exact", [("minmax", "exact", "int8"), ("fp32",)]),
+        ("output", "exact,int8", [("minmax", "int8", "int8"), ("minmax", "exact", "int8"), ("fp32",)]),
+        ("dtype", "bf16", [("bf16",)]),
+        ("dtype", ["fp32", "bf16", "int8"], [("minmax", "int8", "int8"), ("bf16",), ("fp32",)]),
+    ],
+)
+def test_what_is_considered_only_where_a_rule_names_it(
+    key: str, value: object, expected: list[tuple[str, ...]], parse: Callable[..., TuningConfig]
+) -> None:
+    """Of one granularity: (range algorithm, output, dtype), or the dtype alone where it is not int8."""
+    config = parse({f"{ACTIVATION}.{key}": value, "quantization.model_wise.weight.granularity": "per_channel"})
+    decisions = resolve_op_rules({}, ["a"], config.quantization.model_wise)["a"]
+    assert [
+        (one.activation_algorithm, one.output, one.dtype) if one.dtype is Dtype.INT8 else (one.dtype,)
+        for one in decisions
+    ] == expected
+
+
+@pytest.mark.parametrize("where", ["weight", "activation"])
+def test_bf16_may_be_said_of_weights_or_activation(where: str, parse: Callable[..., TuningConfig]) -> None:
+    config = parse({"quantization.op_wise": {"net/conv1": {where: {"dtype": "bf16"}}}}).quantization
+    assert resolve_op_rules(config.op_wise, OPS)["net/conv1"] == (BF16,)
+
+
+def test_granularities_multiply_with_what_rules_name(parse: Callable[..., TuningConfig]) -> None:
+    config = parse({f"{ACTIVATION}.algorithm": ["kl", "mean"], f"{ACTIVATION}.dtype": "int8"}).quantization
+    decisions = resolve_op_rules({}, ["a"], config.model_wise)["a"]
+    assert [(one.weight_granularity, one.activation_algorithm) for one in decisions] == [
+        (granularity, algorithm) for granularity in ("per_channel", "per_tensor") for algorithm in ("mean", "kl")
+    ]

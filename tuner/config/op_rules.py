@@ -1,6 +1,7 @@
 """What a user allows for an operator, and which operators of a graph a rule speaks of."""
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
@@ -11,18 +12,11 @@ from tuner.config.refusal import Refusal, SettingError
 from tuner.config.section import Section
 from tuner.config.setting import SomeOf
 from tuner.errors import ConfigError
-from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision
-
-EVERY_DECISION = (INT8, OpPrecision(Dtype.INT8, Granularity.PER_TENSOR), FP32)
+from tuner.precision import BF16, FP32, Dtype, Granularity, OpPrecision, Output, RangeAlgorithm
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._/-]+")
 
-_NO_BF16 = "bf16 is not available in this version: use int8 or fp32"
 _NO_PLACEHOLDER = "placeholder belongs to training-aware quantisation: use minmax"
-_ALGORITHM = SomeOf(
-    {"minmax": "minmax"},
-    {"kl": "kl is not available in this version: use minmax", "placeholder": _NO_PLACEHOLDER},
-)
 
 Dtypes = tuple[Dtype, ...] | None
 
@@ -33,11 +27,13 @@ class WeightChoices(Section):
     dtype: Annotated[
         Dtypes,
         SomeOf(
-            {"int8": Dtype.INT8, "fp32": Dtype.FP32},
-            {"uint8": "weights are signed: use int8", "bf16": _NO_BF16},
+            {"int8": Dtype.INT8, "bf16": Dtype.BF16, "fp32": Dtype.FP32},
+            {"uint8": "weights are signed: use int8"},
         ),
     ] = Field(
-        default=None, description="number formats of the weights; an operator is int8 only where its activation is too"
+        default=None,
+        description="number formats of the weights, int8 and fp32 where not given; an operator is int8 or bf16 only "
+        "where its activation is too",
     )
     granularity: Annotated[
         tuple[Granularity, ...] | None, SomeOf({granularity.value: granularity for granularity in Granularity})
@@ -49,9 +45,16 @@ class WeightChoices(Section):
             dict.fromkeys(("asym", "asym_float"), "the int8 kernels take weights without a zero point: use sym"),
         ),
     ] = Field(default=None, description="scales without a zero point")
-    algorithm: Annotated[tuple[str, ...] | None, _ALGORITHM] = Field(
-        default=None, description="scales from the largest weight"
-    )
+    algorithm: Annotated[
+        tuple[str, ...] | None,
+        SomeOf(
+            {"minmax": "minmax"},
+            {
+                "kl": "each scale of the weights follows from the largest one: use minmax",
+                "placeholder": _NO_PLACEHOLDER,
+            },
+        ),
+    ] = Field(default=None, description="scales from the largest weight")
 
     refused: ClassVar = {
         "bit": Refusal("other widths are not available in this version: leave it at 7.0", (None, 7.0)),
@@ -63,9 +66,11 @@ class ActivationChoices(Section):
 
     dtype: Annotated[
         Dtypes,
-        SomeOf({"int8": Dtype.INT8, "uint8": Dtype.INT8, "fp32": Dtype.FP32}, {"bf16": _NO_BF16}),
+        SomeOf({"int8": Dtype.INT8, "uint8": Dtype.INT8, "bf16": Dtype.BF16, "fp32": Dtype.FP32}),
     ] = Field(
-        default=None, description="number formats of the input; int8 and uint8 are one choice, signed where values are"
+        default=None,
+        description="number formats of the input, int8 and fp32 where not given; int8 and uint8 are one choice, signed "
+        "where values are",
     )
     granularity: Annotated[
         tuple[Granularity, ...] | None,
@@ -83,8 +88,17 @@ class ActivationChoices(Section):
     ] = Field(
         default=None, description="ranges around zero (sym) or from zero up (asym): the observed sign decides which"
     )
-    algorithm: Annotated[tuple[str, ...] | None, _ALGORITHM] = Field(
-        default=None, description="ranges from the observed ends"
+    algorithm: Annotated[
+        tuple[RangeAlgorithm, ...] | None,
+        SomeOf({algorithm.value: algorithm for algorithm in RangeAlgorithm}, {"placeholder": _NO_PLACEHOLDER}),
+    ] = Field(
+        default=None,
+        description="how ranges follow from the observed values, minmax where not given; mean, percentile and mse are "
+        "own extensions",
+    )
+    output: Annotated[tuple[Output, ...] | None, SomeOf({output.value: output for output in Output})] = Field(
+        default=None,
+        description="own extension: whether the result is handed over in int8, as where not given, or as exact sums",
     )
 
 
@@ -160,13 +174,23 @@ def _matches(pattern: str, op_names: Sequence[str]) -> list[str]:
 
 
 def _decisions(rules: Sequence[OpRule]) -> tuple[OpPrecision, ...]:
-    dtypes: Sequence[Dtype] = tuple(Dtype)
+    """int8 in all its allowed forms, then bf16, then fp32.
+
+    What multiplies the forms, or is not int8 or fp32, has to be named by a rule: a search through all would not end.
+    """
+    dtypes: Sequence[Dtype] = (Dtype.INT8, Dtype.FP32)
     granularities: Sequence[Granularity] = tuple(Granularity)
+    algorithms: Sequence[RangeAlgorithm] = (RangeAlgorithm.MINMAX,)
+    outputs: Sequence[Output] = (Output.INT8,)
     for rule in rules:
         dtypes = rule.dtypes or dtypes
         granularities = rule.weight_granularities or granularities
-    return tuple(
-        decision
-        for decision in EVERY_DECISION
-        if decision.dtype in dtypes and (decision.dtype is Dtype.FP32 or decision.weight_granularity in granularities)
+        algorithms = rule.activation.algorithm or algorithms
+        outputs = rule.activation.output or outputs
+    forms = itertools.product(
+        (one for one in (Granularity.PER_CHANNEL, Granularity.PER_TENSOR) if one in granularities),
+        (one for one in RangeAlgorithm if one in algorithms),
+        (one for one in Output if one in outputs),
     )
+    int8 = (OpPrecision(Dtype.INT8, *form) for form in forms)
+    return tuple(decision for decision in (*int8, BF16, FP32) if decision.dtype in dtypes)

@@ -23,6 +23,10 @@ def _pinned(precision: OpPrecision) -> dict[str, dict[str, list[str]]]:
     if precision.dtype is not Dtype.INT8:
         return {"activation": {"dtype": [precision.dtype.value]}}
     return {
-        "activation": {"dtype": [precision.dtype.value]},
+        "activation": {
+            "dtype": [precision.dtype.value],
+            "algorithm": [precision.activation_algorithm.value],
+            "output": [precision.output.value],
+        },
         "weight": {"granularity": [precision.weight_granularity.value]},
     }
