@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tuner.errors import QuantizationError, TunerError
+from tuner.quantization.histogram import BINS, spans
 from tuner.quantization.range_cache import load_ranges, range_file, save_ranges
 from tuner.quantization.ranges import TensorRange, collect_ranges, first_images
 
@@ -16,7 +17,12 @@ IMAGES = [np.random.default_rng(seed).normal(0, 1, (1, 5 + seed, 6, 8)).astype(n
 def ranges() -> dict[str, TensorRange]:
     lows = np.array([[-1, 0], [-3, 0.5], [0, 0]], np.float32)
     highs = np.array([[1, 2], [0, 1], [9, 0.25]], np.float32)
-    return {"scope/a": TensorRange(lows, highs), "b:1": TensorRange(highs, 2 * highs)}
+    counts = np.zeros((3, BINS), np.uint32)
+    counts[:, 7] = [1, 2, 4]
+    return {
+        "scope/a": TensorRange(lows, highs, counts, (1, 3, 4, 2)),
+        "b:1": TensorRange(highs, 2 * highs, 2 * counts, (2,)),
+    }
 
 
 def test_extremes_of_every_image_and_channel(float_graph: Any) -> None:
@@ -30,6 +36,37 @@ def test_extremes_of_every_image_and_channel(float_graph: Any) -> None:
     assert found["conv/activation"].low == 0
     assert found["x"].low == min(image.min() for image in IMAGES)
     assert found["x"].high == max(image.max() for image in IMAGES)
+
+
+@pytest.mark.parametrize("activation", [None, "Relu"])
+def test_every_value_is_counted_in_its_bin(activation: str | None, float_graph: Any, run: Any) -> None:
+    sketch = float_graph()
+    sketch.named(sketch.convolve(sketch.x, "conv", activation=activation), "out")
+    found = collect_ranges(sketch.model(), ["out"], IMAGES)["out"]
+    assert found.shape == (1, 5, 6, 12)
+    for count, image in zip(found.counts, IMAGES, strict=True):
+        values = run(sketch.view(), image)[0].ravel()
+        zero = 1024 if activation is None else 0
+        span = spans(values.min(keepdims=True), values.max(keepdims=True))[0]
+        bins = np.floor(values * ((BINS - zero) / span)) + zero
+        # Adding 1024 rounds a value that lies a float's last bit below a bin's end up to it.
+        np.testing.assert_allclose(np.cumsum(count), np.cumsum(np.bincount(bins.astype(int), minlength=BINS)), atol=2)
+        assert count.sum() == values.size
+    assert found.histogram.counts.sum() == found.counts.sum() == 12 * 6 * (5 + 6 + 7)
+    assert found.first(1).histogram.counts.sum() == 12 * 6 * 5
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 2.0**-130, 3e38, -3e38, np.nextafter(np.float32(8), 0)])
+def test_constant_tensors_are_counted(value: float, float_graph: Any) -> None:
+    sketch = float_graph()
+    with sketch.graph.as_default():
+        tf.add(sketch.x * 0, np.float32(value), name="constant")
+    found = collect_ranges(sketch.model("constant"), ["constant"], IMAGES)["constant"]
+    assert found.counts.sum(1).tolist() == [image.size for image in IMAGES]
+    assert np.count_nonzero(found.histogram.counts) == 1
+    histogram = found.histogram
+    position = np.flatnonzero(histogram.counts)[0] - histogram.zero
+    assert position * histogram.width <= value <= (position + 1) * histogram.width
 
 
 def test_images_are_run_once_and_one_at_a_time(float_graph: Any) -> None:
@@ -77,6 +114,9 @@ def test_an_image_without_proposals_is_stood_for_by_the_next(float_graph: Any) -
     found = collect_ranges(sketch.model(name), [name], few)[name]
     rows = few[1].reshape(-1, 8)
     np.testing.assert_array_equal(found.highs, [rows[rows[:, 0] > 0].max(0)] * 3)
+    proposals = np.count_nonzero(rows[:, 0] > 0)
+    assert found.shape == (proposals, 8)
+    assert found.counts.sum(1).tolist() == [8 * proposals] * 3
     with pytest.raises(QuantizationError, match=f"^{name}: the tensor is empty in every calibration image$"):
         collect_ranges(sketch.model(name), [name], few[:1])
 
@@ -102,10 +142,17 @@ def test_ranges_that_cannot_be(lows: Any, highs: Any) -> None:
         TensorRange(lows.astype(np.float32), highs.astype(np.float32))
 
 
+@pytest.mark.parametrize("shape", [(2, BINS), (1, BINS), (3, 7), (BINS,)])
+def test_counts_that_cannot_be(shape: tuple[int, ...]) -> None:
+    with pytest.raises(QuantizationError, match=r"^range needs counts of \[3, 2048\], got "):
+        TensorRange(np.zeros((3, 2), np.float32), np.ones((3, 2), np.float32), np.zeros(shape, np.uint32))
+
+
 def test_first_images(ranges: dict[str, TensorRange]) -> None:
     found = first_images(ranges, 2)
     assert found["scope/a"].highs.tolist() == [[1, 2], [0, 1]]
     assert (found["scope/a"].low, found["scope/a"].high) == (-3, 2)
+    assert found["scope/a"].counts[:, 7].tolist() == [1, 2]
     assert first_images(ranges, 100)["b:1"].highs.shape == (3, 2)
 
 
@@ -118,7 +165,9 @@ def test_ranges_come_back_from_disk_bit_for_bit(ranges: dict[str, TensorRange], 
     for name, observed in ranges.items():
         np.testing.assert_array_equal(found[name].lows, observed.lows)
         np.testing.assert_array_equal(found[name].highs, observed.highs)
-        assert found[name].lows.dtype == np.float32
+        np.testing.assert_array_equal(found[name].counts, observed.counts)
+        assert found[name].shape == observed.shape
+        assert (found[name].lows.dtype, found[name].counts.dtype) == (np.float32, np.uint32)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -142,7 +191,10 @@ def test_a_damaged_file_is_as_good_as_none(ranges: dict[str, TensorRange], tmp_p
         found = load_ranges(path, ranges)
         lost += found is None
         assert found is None or all(
-            np.array_equal(found[name].lows, observed.lows) and np.array_equal(found[name].highs, observed.highs)
+            np.array_equal(found[name].lows, observed.lows)
+            and np.array_equal(found[name].highs, observed.highs)
+            and np.array_equal(found[name].counts, observed.counts)
+            and found[name].shape == observed.shape
             for name, observed in ranges.items()
         )
     assert lost > len(damaged) / 2

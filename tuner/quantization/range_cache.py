@@ -6,8 +6,10 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.files import write_bytes
 from tuner.quantization.ranges import Ranges, TensorRange
@@ -24,7 +26,12 @@ def save_ranges(path: Path, ranges: Ranges) -> None:
     arrays = {
         f"{kind}:{tensor}": values
         for tensor, observed in ranges.items()
-        for kind, values in (("lows", observed.lows), ("highs", observed.highs))
+        for kind, values in (
+            ("lows", observed.lows),
+            ("highs", observed.highs),
+            ("counts", observed.counts),
+            ("shape", np.array(observed.shape, np.int64)),
+        )
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -34,7 +41,21 @@ def save_ranges(path: Path, ranges: Ranges) -> None:
 def load_ranges(path: Path, tensors: Iterable[str]) -> Ranges | None:
     """Read ranges back, or None when the file is absent, damaged (zip checksums), or lacks one of `tensors`."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {tensor: TensorRange(arrays[f"lows:{tensor}"], arrays[f"highs:{tensor}"]) for tensor in tensors}
+        with zipfile.ZipFile(path) as archive:
+            return {
+                tensor: TensorRange(
+                    _read(archive, f"lows:{tensor}"),
+                    _read(archive, f"highs:{tensor}"),
+                    _read(archive, f"counts:{tensor}"),
+                    tuple(_read(archive, f"shape:{tensor}").tolist()),
+                )
+                for tensor in tensors
+            }
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    # Whole, which checks the checksum, before anything in it is believed.
+    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+    return array
