@@ -21,29 +21,19 @@ _POSITIVE_STEPS, _SIGNED_STEPS = 255, 127
 
 
 def estimate(observed: TensorRange, algorithm: RangeAlgorithm) -> TensorRange:
-    """The range that codes should span, `low` to `high`.
+    """The range that codes of the whole tensor should span, `low` to `high`.
 
-    `lows` and `highs` stay as observed, since only whole tensors have a histogram: a scale for each channel is its own
-    cure for channels of huge range. With `mean` they are means too, [1, channels].
+    `lows` and `highs` of the channels stay as observed: a scale for each channel is its own cure for channels of huge
+    range, and to clip such channels on top of it costs more than it gains.
     Raises QuantizationError where a histogram is needed and the range has none.
     """
     if algorithm is RangeAlgorithm.MINMAX:
         return observed
     if algorithm is RangeAlgorithm.MEAN:
-        return _mean(observed)
+        # As OpenVINO's NNCF has them: "mean_min" and "mean_max" of the images.
+        return replace(observed, ends=(float(observed.lows.min(1).mean()), float(observed.highs.max(1).mean())))
     peak = _ESTIMATORS[algorithm](observed.histogram)
     return replace(observed, ends=(max(observed.low, -peak), min(observed.high, peak)))
-
-
-def _mean(observed: TensorRange) -> TensorRange:
-    """Means over the images of their minima and maxima, as OpenVINO's NNCF has them ("mean_min", "mean_max")."""
-    return replace(
-        observed,
-        lows=observed.lows.mean(0, keepdims=True),
-        highs=observed.highs.mean(0, keepdims=True),
-        counts=observed.counts[:0],
-        ends=(float(observed.lows.min(1).mean()), float(observed.highs.max(1).mean())),
-    )
 
 
 def percentile_peak(histogram: Histogram, percentile: float = PERCENTILE) -> float:
