@@ -1,6 +1,7 @@
 """Counts of values over a range that is not known in advance: bins that grow in powers of two, without error."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Histogram:
 
 
 def add_histograms(
-    counts: NDArray[np.unsignedinteger], lows: NDArray[np.float32], highs: NDArray[np.float32]
+    counts: NDArray[np.unsignedinteger[Any]], lows: NDArray[np.float32], highs: NDArray[np.float32]
 ) -> Histogram:
     """One histogram of several images, each counted between the ends that follow from its own extremes.
 

@@ -23,18 +23,14 @@ def range_file(folder: Path, dependencies: Iterable[str]) -> Path:
 
 def save_ranges(path: Path, ranges: Ranges) -> None:
     """Write ranges as arrays, without pickle. Raises TunerError when the file cannot be written."""
-    arrays = {
-        f"{kind}:{tensor}": values
-        for tensor, observed in ranges.items()
-        for kind, values in (
-            ("lows", observed.lows),
-            ("highs", observed.highs),
-            ("counts", observed.counts),
-            ("shape", np.array(observed.shape, np.int64)),
-        )
-    }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    # numpy's own archives are packed four times as long, to save a tenth of the bytes.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for tensor, observed in ranges.items():
+            _write(archive, f"lows:{tensor}", observed.lows)
+            _write(archive, f"highs:{tensor}", observed.highs)
+            _write(archive, f"counts:{tensor}", observed.counts)
+            _write(archive, f"shape:{tensor}", np.array(observed.shape, np.int64))
     write_bytes(path, buffer.getvalue())
 
 
@@ -53,6 +49,12 @@ def load_ranges(path: Path, tensors: Iterable[str]) -> Ranges | None:
             }
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, array, allow_pickle=False)
+    archive.writestr(f"{name}.npy", content.getvalue())
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

@@ -19,14 +19,15 @@ class TensorRange:
     """The values of one tensor, kept apart for every calibration image and, but for the counts, channel (last axis).
 
     lows, highs: [images, channels] float32, in the tensor's own unit, finite, lows <= highs.
-    counts: [images, 2048] uint32, read through `histogram`; [0, 2048] where nothing was counted. 8 KiB for an image.
+    counts: [images, 2048], read through `histogram`; [0, 2048] where nothing was counted. An unsigned type wide enough:
+        4 KiB for an image of most tensors.
     shape: of the tensor in the first image that it was not empty in; () where it was not recorded.
     ends: the range of the whole tensor, where an estimator has chosen another one than from extreme to extreme.
     """
 
     lows: NDArray[np.float32]
     highs: NDArray[np.float32]
-    counts: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, BINS), np.uint32))
+    counts: NDArray[np.unsignedinteger[Any]] = field(default_factory=lambda: np.zeros((0, BINS), np.uint8))
     shape: tuple[int, ...] = ()
     ends: tuple[float, float] | None = None
 
@@ -98,7 +99,7 @@ def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterab
     return ranges
 
 
-def _observed(probe: Probe, observations: Sequence[Mapping[str, NDArray[Any]]]) -> TensorRange:
+def _observed(probe: Probe, observations: Sequence[dict[str, NDArray[Any]]]) -> TensorRange:
     """What a probe saw in each image; the Min of an empty tensor is +inf, its Max -inf."""
     lows = np.stack([values[probe.lows] for values in observations])
     highs = np.stack([values[probe.highs] for values in observations])
@@ -107,7 +108,9 @@ def _observed(probe: Probe, observations: Sequence[Mapping[str, NDArray[Any]]]) 
         raise QuantizationError("the tensor is empty in every calibration image")
     count = len(empty)
     told_by = [next(i % count for i in range(index, index + count) if not empty[i % count]) for index in range(count)]
-    counts = np.stack([values[probe.counts] for values in observations]).astype(np.uint32)
+    # Popped, so that counts are in memory once.
+    counts = np.stack([values.pop(probe.counts) for values in observations])
     counts[:, -2] += counts[:, -1]
+    counts = counts.astype(np.min_scalar_type(counts.max()))
     shape = tuple(observations[told_by[0]][probe.shape].tolist())
     return TensorRange(lows[told_by], highs[told_by], counts[told_by, :-1], shape)
