@@ -30,42 +30,46 @@ def allowed_decisions(
     Raises ConfigError for a rule that matches no operator or asks for what cannot be, ModelError for a model with
     nothing to quantise.
     """
-    if not ops.inputs:
+    if not ops.names:
         reasons = "; ".join(sorted(set(ops.refused.values()))) or "it has no convolutions in float32"
         raise ModelError(f"nothing in the model can be int8: {reasons}")
     rules, every_op = config.quantization.op_wise, [node.name for node in model.graph_def.node]
     for op, allowed in resolve_op_rules(rules, every_op).items():
-        if op not in ops.inputs and FP32 not in allowed:
+        if op not in ops.names and FP32 not in allowed:
             reason = ops.refused.get(op, "only convolutions can in this version")
             raise ConfigError(f"quantization.op_wise: {op} has to be int8, which it cannot be: {reason}")
     decisions = resolve_op_rules(rules, every_op, config.quantization.model_wise)
-    return {op: decisions[op] for op in ops.inputs}
+    return {op: decisions[op] for op in ops.names}
 
 
 def calibrated_ranges(
-    workspace: Path, model: DetectionModel, ops: QuantizableOps, images: Sequence[NDArray[Any]], images_sha256: str
+    workspace: Path, prepared: DetectionModel, ops: QuantizableOps, images: Sequence[NDArray[Any]], images_sha256: str
 ) -> tuple[Ranges, int]:
     """The ranges over the calibration images, and how often they were collected just now: 0 where they were kept."""
-    tensors = sorted(set(ops.inputs.values()))
-    path = range_file(workspace / "ranges", [model.sha256, images_sha256])
-    kept = load_ranges(path, tensors)
+    path = range_file(workspace / "ranges", [prepared.sha256, images_sha256])
+    kept = load_ranges(path, ops.tensors)
     if kept is not None:
         return kept, 0
-    ranges = collect_ranges(model, tensors, images)
+    ranges = collect_ranges(prepared, ops.tensors, images)
     save_ranges(path, ranges)
     return ranges, 1
 
 
 def make_engine(
-    config: TuningConfig, model: DetectionModel, ops: QuantizableOps, ranges: Ranges, images: Sequence[NDArray[Any]]
+    config: TuningConfig,
+    model: DetectionModel,
+    prepared: DetectionModel,
+    ops: QuantizableOps,
+    ranges: Ranges,
+    images: Sequence[NDArray[Any]],
 ) -> tuple[Quantize, ReadPlan]:
     """The two functions of the chosen engine: (plan, number of calibration images) -> graph, and graph -> plan."""
     if config.quantization.engine == "inc":
         return (
             lambda plan, count: quantize_with_inc(model, plan, images[:count]),
-            lambda graph: applied_by_inc(graph.graph_def, list(ops.inputs)),
+            lambda graph: applied_by_inc(graph.graph_def, ops.names),
         )
     return (
-        lambda plan, count: quantize(model, plan, first_images(ranges, count)),
-        partial(read_plan, ops=list(ops.inputs)),
+        lambda plan, count: quantize(prepared, plan, first_images(ranges, count)),
+        partial(read_plan, ops=ops.names),
     )

@@ -23,7 +23,7 @@ from tuner.meter import apply_compute, make_evaluator, timed_in_turns
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.progress import Clock, Progress, Silent
-from tuner.quantization.quantize import find_quantizable_ops
+from tuner.quantization.quantize import find_quantizable_ops, prepare
 from tuner.quantization.ranges import first_images
 from tuner.quantization.sensitivity import measure_sensitivity
 from tuner.report.notes import describe_endpoints, describe_measurement, describe_trial
@@ -70,7 +70,8 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
 
     with clock.stage("load") as stage:
         model = load_model(job.input_model, config.model.inputs, config.model.outputs)
-        ops = find_quantizable_ops(model)
+        prepared = prepare(model)
+        ops = find_quantizable_ops(prepared)
         choices = allowed_decisions(config, model, ops)
         inputs = open_inputs(
             config,
@@ -79,14 +80,14 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
         )
-        stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.inputs), len(ops.refused)))
+        stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.names), len(ops.refused)))
 
     with clock.stage("calibrate") as stage:
         images = list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
         images_sha256 = hash_images(images)
         run_identity = identity(config, model, inputs, images_sha256, choices)
         study = open_study(storage_url(job.workspace, job.storage), run_identity, resume=job.resume)
-        ranges, calibrations = calibrated_ranges(job.workspace, model, ops, images, images_sha256)
+        ranges, calibrations = calibrated_ranges(job.workspace, prepared, ops, images, images_sha256)
         stage.note(f"{len(images)} images, {len(ranges)} tensors" + ("" if calibrations else ", from an earlier run"))
 
     with clock.stage("baseline") as stage:
@@ -100,7 +101,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         if study.order is None:
             with clock.stage("sensitivity") as stage:
                 proposed_ranges = first_images(ranges, proposal.calibration_images)
-                damage = measure_sensitivity(model, proposal.plan, proposed_ranges, images[:SENSITIVITY_IMAGES])
+                damage = measure_sensitivity(prepared, proposal.plan, proposed_ranges, images[:SENSITIVITY_IMAGES])
                 study.record_order(sorted(damage, key=lambda op: -damage[op]))
                 stage.note(f"{len(damage)} ops on {len(images[:SENSITIVITY_IMAGES])} images")
         return study.order or ()
@@ -109,7 +110,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     search = FallbackSearch(choices, sizes, rank, config.tuning.random_seed)
     runner = TrialRunner(
         model,
-        *make_engine(config, model, ops, ranges, images),
+        *make_engine(config, model, prepared, ops, ranges, images),
         evaluator,
         certify=lambda accuracy: passes(criterion, baseline, replace(baseline, accuracy=accuracy)),
         study=study,

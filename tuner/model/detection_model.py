@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tuner.model.graph_view import GraphView, node_name
+
 
 class ModelFormat(StrEnum):
     """The form in which a detector lies on disk."""
@@ -37,6 +39,11 @@ class DetectionModel:
     def with_graph(self, graph_def: tf.compat.v1.GraphDef) -> "DetectionModel":
         """The same detector, computed by another graph that has the same inputs and outputs."""
         return replace(self, graph_def=graph_def)
+
+    @cached_property
+    def graph(self) -> GraphView:
+        """The graph to ask questions of, with the model's outputs as what is read from outside."""
+        return GraphView(self.graph_def, frozenset(map(node_name, self.outputs)))
 
     @cached_property
     def size_bytes(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
@@ -69,6 +70,21 @@ class GraphView:
             return None
         value: NDArray[np.generic] = tensor_util.MakeNdarray(node.attr["value"].tensor)
         return value
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(self.graph_def, name="")
+        return {
+            operation.name: tuple(operation.outputs[0].shape.as_list())
+            for operation in graph.get_operations()
+            if operation.outputs and operation.outputs[0].shape.rank is not None
+        }
+
+    def shape(self, name: str) -> tuple[int | None, ...]:
+        """The shape of output 0 of a node as TensorFlow infers it: empty where even the rank is unknown."""
+        return self._shapes.get(name, ())
 
     @cached_property
     def loop_body(self) -> frozenset[str]:

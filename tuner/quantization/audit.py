@@ -21,7 +21,7 @@ def read_plan(quantized: DetectionModel, ops: Iterable[str]) -> PrecisionPlan:
     found: dict[str, OpPrecision] = {}
     for op in ops:
         kernel = nodes.get(op + KERNEL_SUFFIX)
-        if kernel is not None and kernel.op in KERNEL_OPS.values():
+        if kernel is not None and kernel.op in KERNEL_OPS:
             # Weights with one scale per channel show in the kernel's weight range, or, where the result is read as
             # float, in the units of its sums.
             units = nodes.get(f"{kernel.name}/units") or nodes[f"{kernel.name}/weights_high"]

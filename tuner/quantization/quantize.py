@@ -1,43 +1,44 @@
-"""The two questions about a float model: which operators can be int8, and what is its int8 graph under a plan."""
+"""What is asked about a float model: its form to lower, which operators can be int8, and its int8 graph under a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuner.model.detection_model import DetectionModel
-from tuner.model.graph_view import GraphView, node_name
 from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.convolutions import find_convolutions
 from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
 from tuner.quantization.lowering.lower import lower
+from tuner.quantization.lowering.regions import possible_sources
 from tuner.quantization.ranges import Ranges
 
 
 @dataclass(frozen=True)
 class QuantizableOps:
-    """The operators of a model that a plan may decide about, and those that it may not.
+    """The operators of a prepared model that a plan may decide about, and those that it may not.
 
-    inputs: op name -> the tensor whose range its int8 form needs, in the graph's order.
-    refused: op name -> why it stays float.
+    names: in the graph's order. refused: op name -> why it stays float.
+    tensors: those whose ranges int8 graphs need.
     """
 
-    inputs: Mapping[str, str]
+    names: tuple[str, ...]
     refused: Mapping[str, str]
+    tensors: tuple[str, ...]
 
 
-def find_quantizable_ops(model: DetectionModel) -> QuantizableOps:
-    """List the convolutions of a float model that can be int8 and, with the reason, those that cannot."""
-    found, refused = find_convolutions(view(model))
-    return QuantizableOps({name: convolution.input for name, convolution in found.items()}, refused)
+def prepare(model: DetectionModel) -> DetectionModel:
+    """The same detector in the form that is calibrated and lowered: what does not depend on a plan, done once."""
+    return model.with_graph(fold_batch_norm(model.graph).graph_def)
 
 
-def quantize(model: DetectionModel, plan: PrecisionPlan, ranges: Ranges) -> DetectionModel:
-    """The int8 form of a float model under a plan: no image is run and nothing is measured here.
+def find_quantizable_ops(prepared: DetectionModel) -> QuantizableOps:
+    """List the convolutions of a prepared model that can be int8 and, with the reason, those that cannot."""
+    found, refused = find_convolutions(prepared.graph)
+    return QuantizableOps(tuple(found), refused, possible_sources(prepared.graph, found))
 
-    ranges: of the tensors in `QuantizableOps.inputs`. Raises QuantizationError for a plan that cannot be lowered.
+
+def quantize(prepared: DetectionModel, plan: PrecisionPlan, ranges: Ranges) -> DetectionModel:
+    """The int8 form of a prepared model under a plan: no image is run and nothing is measured here.
+
+    ranges: of the tensors in `QuantizableOps.tensors`. Raises QuantizationError for a plan that cannot be lowered.
     """
-    return model.with_graph(lower(fold_batch_norm(view(model)), plan, ranges).graph_def)
-
-
-def view(model: DetectionModel) -> GraphView:
-    """The model's graph, with its outputs as what is read from outside."""
-    return GraphView(model.graph_def, frozenset(map(node_name, model.outputs)))
+    return prepared.with_graph(lower(prepared.graph, plan, ranges).graph_def)

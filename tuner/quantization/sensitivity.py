@@ -9,17 +9,15 @@ from tuner.model.detection_model import DetectionModel
 from tuner.model.graph_view import GraphView
 from tuner.model.runner import ModelRunner
 from tuner.precision import Dtype, PrecisionPlan
+from tuner.quantization.gated_simulation import simulate_gated
 from tuner.quantization.lowering.convolutions import find_convolutions
-from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
-from tuner.quantization.quantize import view
 from tuner.quantization.ranges import Ranges
-from tuner.quantization.simulation import simulate
 
 _GATES = "sensitivity/gates"
 
 
 def measure_sensitivity(
-    model: DetectionModel, plan: PrecisionPlan, ranges: Ranges, images: Iterable[NDArray[np.generic]]
+    prepared: DetectionModel, plan: PrecisionPlan, ranges: Ranges, images: Iterable[NDArray[np.generic]]
 ) -> dict[str, float]:
     """The share of the raw results' error that goes away when one operator of `plan` alone stays float.
 
@@ -29,11 +27,11 @@ def measure_sensitivity(
     images: each [1, H, W, 3]. Returns op -> decrease, for every int8 op of the plan; it can be negative, since errors
     cancel each other.
     """
-    graph = fold_batch_norm(view(model))
+    graph = prepared.graph
     convolutions, _ = find_convolutions(graph)
     ops = [name for name in convolutions if name in plan and plan[name].dtype is Dtype.INT8]
     results = [convolutions[name].output + ":0" for name in convolutions if _is_last(graph, name, convolutions)]
-    gated = model.with_graph(simulate(graph, plan, ranges, gates=_GATES).graph_def)
+    gated = prepared.with_graph(simulate_gated(graph, plan, ranges, _GATES).graph_def)
     decreases = np.zeros(len(ops))
     with ModelRunner(gated) as runner:
         for image in images:

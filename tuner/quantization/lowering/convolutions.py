@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.errors import QuantizationError
-from tuner.model.graph_view import GraphView, tensor_name
+from tuner.model.graph_view import GraphView, node_name, tensor_name
 from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
 
+# What the kernels can fuse: the one for 1x1 convolutions, a matrix product, knows more functions than the others.
 ACTIVATION_OPS = ("Relu", "Relu6")
+POINTWISE_ACTIVATION_OPS = (*ACTIVATION_OPS, "LeakyRelu")
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,21 @@ class Convolution:
     """A convolution, the bias and the activation that follow it and nothing else reads in between.
 
     node: Conv2D (weights [kh, kw, in, out]) or DepthwiseConv2dNative (weights [kh, kw, in, multiplier]), NHWC.
-    bias: [channels out] float32, or None. activation: Relu, Relu6 or None.
-    members: the nodes that the kernel replaces, first to last.
+    bias: [channels out] float32, or None. activation: the node of an op in ACTIVATION_OPS, or None.
+    is_pointwise: whether it is a matrix product of pixels and weights: 1x1, without strides, padding or groups.
+    pad: the node that pads the input with zeros for this convolution alone, or None.
+    pads: what it adds before and after each axis, [axes, 2].
+    members: convolution, bias and activation: the nodes that the kernel replaces, first to last.
     """
 
     node: NodeDef
     weights: NDArray[np.float32]
     bias: NDArray[np.float32] | None
-    activation: str | None
+    activation: NodeDef | None
     members: tuple[str, ...]
+    is_pointwise: bool = False
+    pad: NodeDef | None = None
+    pads: tuple[tuple[int, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -36,8 +44,8 @@ class Convolution:
 
     @property
     def input(self) -> str:
-        """The data tensor that is convolved, in canonical spelling."""
-        return tensor_name(self.node.input[0])
+        """The data tensor that is convolved, before padding, in canonical spelling."""
+        return tensor_name((self.pad or self.node).input[0])
 
     @property
     def output(self) -> str:
@@ -53,11 +61,6 @@ class Convolution:
     def is_depthwise(self) -> bool:
         """Whether each input channel is convolved on its own."""
         return bool(self.node.op == "DepthwiseConv2dNative")
-
-    @property
-    def channels_out(self) -> int:
-        """Number of output channels."""
-        return int(np.prod(self.weights.shape[2:])) if self.is_depthwise else int(self.weights.shape[3])
 
 
 def find_convolutions(graph: GraphView) -> tuple[dict[str, Convolution], dict[str, str]]:
@@ -94,7 +97,8 @@ def _match(graph: GraphView, node: NodeDef) -> Convolution:
 
     members = [node.name]
     bias: NDArray[np.float32] | None = None
-    activation: str | None = None
+    activation: NodeDef | None = None
+    pointwise = _is_pointwise(node, weights)
     after = graph.only_consumer(node.name)
     if after is not None and after.op == "BiasAdd":
         value = graph.constant(after.input[1])
@@ -102,7 +106,23 @@ def _match(graph: GraphView, node: NodeDef) -> Convolution:
             bias = cast(NDArray[np.float32], value)
             members.append(after.name)
             after = graph.only_consumer(after.name)
-    if after is not None and after.op in ACTIVATION_OPS:
-        activation = after.op
+    if after is not None and after.op in (POINTWISE_ACTIVATION_OPS if pointwise else ACTIVATION_OPS):
+        activation = after
         members.append(after.name)
-    return Convolution(node, cast(NDArray[np.float32], weights), bias, activation, tuple(members))
+    pad, pads = _padding(graph, node)
+    return Convolution(node, cast(NDArray[np.float32], weights), bias, activation, tuple(members), pointwise, pad, pads)
+
+
+def _is_pointwise(node: NodeDef, weights: NDArray[np.generic]) -> bool:
+    return bool(node.op == "Conv2D" and weights.shape[:2] == (1, 1) and set(node.attr["strides"].list.i) == {1})
+
+
+def _padding(graph: GraphView, node: NodeDef) -> tuple[NodeDef | None, tuple[tuple[int, int], ...]]:
+    """The Pad in front of a convolution that the kernel can do itself: with zeros, of rows and columns only."""
+    pad = graph.nodes.get(node_name(node.input[0]))
+    if pad is None or pad.op != "Pad" or node.attr["padding"].s != b"VALID" or graph.only_consumer(pad.name) != node:
+        return None, ()
+    amounts = graph.constant(pad.input[1])
+    if amounts is None or amounts.shape != (4, 2) or amounts[0].any() or amounts[3].any():
+        return None, ()
+    return pad, tuple((int(before), int(after)) for before, after in amounts)

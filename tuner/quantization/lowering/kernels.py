@@ -1,30 +1,47 @@
-"""Write oneDNN's fused int8 convolutions, which stock TensorFlow carries but has no Python function for.
+"""Write oneDNN's fused int8 kernels, which stock TensorFlow carries but has no Python function for.
 
-The format of the nodes: op_def of `_FusedQuantizedConv2D` and `_FusedQuantizedDepthwiseConv2D` in TensorFlow's
-`mkl_nn_ops.cc`. Their inputs are data, filter, bias, then the ranges of data, filter and, for an 8-bit result, output.
+The format of the nodes: op_def of `_FusedQuantizedConv2D`, `_FusedQuantizedDepthwiseConv2D` and `_QuantizedMatMul` in
+TensorFlow's `mkl_nn_ops.cc`. Their inputs are data, filter, bias, then the ranges of data, filter and, for an 8-bit
+result, output. Scales of activations are folded into the weights (`codes`), so all codes stand for 0..1 or -1..1.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
+from tuner.quantization.lowering.codes import QuantizedConvolution
 from tuner.quantization.lowering.scales import ActivationScale
 from tuner.quantization.nodes import const_node, op_node
 
-KERNEL_OPS = {"Conv2D": "_FusedQuantizedConv2D", "DepthwiseConv2dNative": "_FusedQuantizedDepthwiseConv2D"}
+CONVOLUTION_KERNELS = {"Conv2D": "_FusedQuantizedConv2D", "DepthwiseConv2dNative": "_FusedQuantizedDepthwiseConv2D"}
+MATMUL_KERNEL = "_QuantizedMatMul"
+KERNEL_OPS = (*CONVOLUTION_KERNELS.values(), MATMUL_KERNEL)
+
+# The ends of all codes' ranges: constants that every graph with codes has once.
+MINUS_ONE, ZERO, ONE = "tuner/int8/minus_one", "tuner/int8/zero", "tuner/int8/one"
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizedTensor:
-    """An 8-bit tensor and the two scalars that say its range: three tensor names and the code's type."""
+class CodeTensor:
+    """An 8-bit tensor: its name and the code's type, quint8 or qint8."""
 
-    codes: str
-    low: str
-    high: str
+    name: str
     dtype: tf.DType
+
+    @property
+    def ends(self) -> list[str]:
+        """The names of the two scalars that say its range."""
+        return [ZERO if self.dtype == tf.quint8 else MINUS_ONE, ONE]
+
+
+def end_nodes() -> list[NodeDef]:
+    """The constants for the ends of codes' ranges. HostConst is what the kernels expect."""
+    return [
+        const_node(name, np.float32(value), on_host=True) for name, value in ((MINUS_ONE, -1), (ZERO, 0), (ONE, 1))
+    ]
 
 
 def code_dtype(scale: ActivationScale) -> tf.DType:
@@ -32,88 +49,38 @@ def code_dtype(scale: ActivationScale) -> tf.DType:
     return tf.quint8 if scale.is_unsigned else tf.qint8
 
 
-def quantize_nodes(tensor: str, scale: ActivationScale, name: str) -> tuple[QuantizedTensor, list[NodeDef]]:
-    """Nodes that turn a float tensor into codes of `scale`.
+def convolution_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: str) -> list[NodeDef]:
+    """One fused convolution `name` with its constants: codes in; out codes, or 32-bit sums where it has no output scale.
 
-    With one scale per channel, a Mul brings each channel to -1..1 first; the codes' range is then that of the quotient.
+    The sums of a kernel are on one scale for all channels, that of the largest weight peak, so a channel with small
+    weights would be left with a few codes. For sums the kernel is told that every peak is 1, and `sums_to_float_nodes`
+    brings each channel to its own unit afterwards, which Relu does not mind.
     """
-    nodes: list[NodeDef] = []
-    peak = np.float32(1)
-    if scale.peaks.ndim:
-        nodes.append(const_node(f"{name}/reciprocal_peaks", (1 / scale.peaks).astype(np.float32)))
-        nodes.append(op_node("Mul", f"{name}/normalized", [tensor, f"{name}/reciprocal_peaks"], T=tf.float32))
-        tensor = f"{name}/normalized"
-    else:
-        peak = np.float32(scale.peaks)
-    dtype = code_dtype(scale)
-    nodes += [
-        const_node(f"{name}/low", np.float32(0 if scale.is_unsigned else -peak)),
-        const_node(f"{name}/high", peak),
-        op_node(
-            "QuantizeV2",
-            name,
-            [tensor, f"{name}/low", f"{name}/high"],
-            T=dtype,
-            mode="SCALED",
-            round_mode="HALF_TO_EVEN",
-            # oneDNN spreads signed codes over -128..127 of the range otherwise, while its convolutions divide by 127.
-            narrow_range=not scale.is_unsigned,
-            axis=-1,
-            # The default, 0.01, would widen the range of tensors with small values.
-            ensure_minimum_range=0.0,
-        ),
-    ]
-    return QuantizedTensor(name, f"{name}:1", f"{name}:2", dtype), nodes
-
-
-def kernel_nodes(
-    convolution: NodeDef,
-    data: QuantizedTensor,
-    weights: NDArray[np.int8],
-    weight_peaks: NDArray[np.float32],
-    *,
-    bias: NDArray[np.float32] | None,
-    name: str,
-    relu: bool,
-    output: ActivationScale | None,
-) -> list[NodeDef]:
-    """One fused kernel with its constants: codes in, codes of `output` out, or 32-bit sums where `output` is None.
-
-    convolution: the float node, for strides, padding and dilations. weights: codes, shaped as the float weights.
-    weight_peaks: [channels out]. bias: [channels out] float32, in the unit of the result.
-    """
-    ranges = [data.low, data.high, f"{name}/weights_low", f"{name}/weights_high"]
-    # Equal peaks are one scale per tensor: the kernels take a range of one value for that.
-    peaks = weight_peaks[:1] if np.all(weight_peaks == weight_peaks[0]) else weight_peaks
-    nodes = [
-        const_node(f"{name}/weights", weights, tf.qint8),
-        const_node(f"{name}/weights_low", -peaks, on_host=True),
-        const_node(f"{name}/weights_high", peaks, on_host=True),
-    ]
-    inputs, host_types, fused = [data.codes, f"{name}/weights"], [data.dtype, tf.qint8], []
-    if bias is not None:
-        nodes.append(const_node(f"{name}/bias", bias.astype(np.float32)))
-        inputs.append(f"{name}/bias")
-        host_types.append(tf.float32)
-        fused.append("BiasAdd")
-    if relu:
+    convolution, output = quantized.convolution, quantized.output
+    peaks, bias = quantized.weight_peaks, quantized.bias
+    fused, ends = [] if bias is None else ["BiasAdd"], data.ends
+    # Relu6 in 8 bits needs no op of its own: the codes' range ends where calibration ended, at 6 or below.
+    activation = None if convolution.activation is None else convolution.activation.op
+    if activation == "Relu" or (activation == "Relu6" and output is not None):
         fused.append("Relu")
     if output is None:
         dtype = tf.qint32
+        peaks, bias = np.ones(1, np.float32), None if bias is None else bias / peaks
+        results: list[str] = []
     else:
         dtype = code_dtype(output)
-        peak = np.float32(1) if output.peaks.ndim else np.float32(output.peaks)
-        nodes.append(const_node(f"{name}/low", np.float32(0 if output.is_unsigned else -peak), on_host=True))
-        nodes.append(const_node(f"{name}/high", peak, on_host=True))
-        ranges += [f"{name}/low", f"{name}/high"]
         fused.append("Requantize")
-    host_types += [tf.float32] * len(ranges)
-    attributes = convolution.attr
-    nodes.append(
+        results = CodeTensor(name, dtype).ends
+    nodes, inputs, host_types = _weight_nodes(quantized, name, peaks, bias, data)
+    attributes = convolution.node.attr
+    is_padded = convolution.pad is not None
+    pads = [amount for pair in convolution.pads for amount in pair]
+    return [
+        *nodes,
         op_node(
-            KERNEL_OPS[convolution.op],
+            CONVOLUTION_KERNELS[convolution.node.op],
             name,
-            inputs + ranges,
+            [data.name, *inputs, *ends, f"{name}/weights_low", f"{name}/weights_high", *results],
             Tinput=data.dtype,
             Tfilter=tf.qint8,
             Tbias=tf.float32,
@@ -121,20 +88,62 @@ def kernel_nodes(
             out_type=dtype,
             Tdevice_inputs=list[tf.DType](),
             Tdevice_outputs=list[tf.DType](),
-            Thost_inputs=host_types,
+            Thost_inputs=host_types + [tf.float32] * (4 + len(results)),
             Thost_outputs=[dtype, tf.float32, tf.float32],
             fused_ops=fused,
             strides=list(attributes["strides"].list.i),
-            padding=attributes["padding"].s.decode(),
-            explicit_paddings=list(attributes["explicit_paddings"].list.i),
+            padding="EXPLICIT" if is_padded else attributes["padding"].s.decode(),
+            explicit_paddings=pads if is_padded else list(attributes["explicit_paddings"].list.i),
             dilations=list(attributes["dilations"].list.i) or [1, 1, 1, 1],
             data_format="NHWC",
             is_filter_const=True,
             is_bias_const=True,
             alpha=0.0,
-        )
-    )
-    return nodes
+        ),
+    ]
+
+
+def matmul_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: str) -> list[NodeDef]:
+    """A 1x1 convolution as one matrix product `name`: codes [pixels, in] to [pixels, out], codes or exact floats.
+
+    This kernel is faster than the convolution one, fuses more functions, and its floats were never rounded.
+    """
+    activation, output = quantized.convolution.activation, quantized.output
+    channels = len(quantized.weight_peaks)
+    bias = np.zeros(channels, np.float32) if quantized.bias is None else quantized.bias
+    nodes, inputs, host_types = _weight_nodes(quantized, name, quantized.weight_peaks, bias, data)
+    fused = ["BiasAdd"]
+    if activation is not None:
+        fused.append("Relu" if activation.op == "Relu6" and output is not None else activation.op)
+    fused.append("Dequantize" if output is None else "Requantize")
+    dtype = tf.float32 if output is None else code_dtype(output)
+    results = [] if output is None else CodeTensor(name, dtype).ends
+    alpha = activation.attr["alpha"].f if activation is not None and activation.op == "LeakyRelu" else 0.0
+    return [
+        *nodes,
+        op_node(
+            MATMUL_KERNEL,
+            name,
+            [data.name, *inputs, *data.ends, f"{name}/weights_low", f"{name}/weights_high", *results],
+            T1=data.dtype,
+            T2=tf.qint8,
+            Tbias=tf.float32,
+            U=tf.float32,
+            Tout=dtype,
+            Tdevice_inputs=list[tf.DType](),
+            Tdevice_outputs=list[tf.DType](),
+            Thost_inputs=host_types + [tf.float32] * (4 + len(results)),
+            Thost_outputs=[dtype, *([] if output is None else [tf.float32, tf.float32])],
+            transpose_a=False,
+            transpose_b=False,
+            is_weight_const=True,
+            is_bias_const=True,
+            fused_ops=fused,
+            input_quant_mode="SCALED",
+            output_quant_mode="SCALED",
+            leakyrelu_alpha=float(alpha),
+        ),
+    ]
 
 
 def sums_to_float_nodes(sums: str, units: ArrayLike, name: str) -> list[NodeDef]:
@@ -145,3 +154,28 @@ def sums_to_float_nodes(sums: str, units: ArrayLike, name: str) -> list[NodeDef]
         op_node("Cast", f"{sums}/float", [f"{sums}/int32"], SrcT=tf.int32, DstT=tf.float32, Truncate=False),
         op_node("Mul", name, [f"{sums}/float", f"{sums}/units"], T=tf.float32),
     ]
+
+
+def _weight_nodes(
+    quantized: QuantizedConvolution,
+    name: str,
+    peaks: ArrayLike,
+    bias: ArrayLike | None,
+    data: CodeTensor,
+) -> tuple[list[NodeDef], list[str], list[tf.DType]]:
+    """The constants of a kernel, the names of weights and bias, and the types of data, weights and bias."""
+    known = np.asarray(peaks, np.float32)
+    # Equal peaks are one scale per tensor: the kernels take a range of one value for that.
+    known = known[:1] if np.all(known == known[0]) else known
+    weights = quantized.weights
+    nodes = [
+        const_node(f"{name}/weights", weights[0, 0] if quantized.is_matmul else weights, tf.qint8),
+        const_node(f"{name}/weights_low", -known, on_host=True),
+        const_node(f"{name}/weights_high", known, on_host=True),
+    ]
+    inputs, types = [f"{name}/weights"], [data.dtype, tf.qint8]
+    if bias is not None:
+        nodes.append(const_node(f"{name}/bias", np.asarray(bias, np.float32)))
+        inputs.append(f"{name}/bias")
+        types.append(tf.float32)
+    return nodes, inputs, types

@@ -1,4 +1,6 @@
-"""Write the int8 graph of a plan: fused kernels, with QuantizeV2 and float results only where float ops are met."""
+"""Write the int8 graph of a plan: kernels that hand each other codes, rounding and float results where float ops are."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -6,15 +8,18 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
 from tuner.precision import PrecisionPlan
-from tuner.quantization.lowering.codes import QuantizedConvolution, quantize_convolutions
+from tuner.quantization.lowering.borders import PLAIN_TYPES, dequantize_nodes, quantize_nodes
+from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
+from tuner.quantization.lowering.data_movement import Carrier
 from tuner.quantization.lowering.kernels import (
-    QuantizedTensor,
+    CodeTensor,
     code_dtype,
-    kernel_nodes,
-    quantize_nodes,
+    convolution_nodes,
+    end_nodes,
+    matmul_nodes,
     sums_to_float_nodes,
 )
-from tuner.quantization.nodes import op_node
+from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 
 KERNEL_SUFFIX = "/int8"
@@ -23,75 +28,73 @@ KERNEL_SUFFIX = "/int8"
 def lower(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> GraphView:
     """Write the int8 graph of a plan. Every tensor that float ops read keeps its name.
 
-    The kernel of the convolution `a` is the node `a/int8`. Errors: those of `quantize_convolutions`.
+    The kernel of the convolution `a` is the node `a/int8`, the form of an op `a` that moves codes too.
+    Errors: those of `decide_codes`.
     """
-    convolutions = quantize_convolutions(graph, plan, ranges)
-    handed_over = {quantized.convolution.output: quantized for quantized in convolutions if quantized.output}
-    inputs: dict[str, QuantizedTensor] = {}
+    codes = decide_codes(graph, plan, ranges)
+    tensors: dict[str, CodeTensor] = {}
     removed: set[str] = set()
-    added: list[NodeDef] = []
-    for quantized in convolutions:
-        tensor = quantized.convolution.input
-        producer = handed_over.get(tensor)
-        name = _input_name(quantized)
-        if producer is not None:
-            inputs[name] = _kernel_output(producer)
-        elif name not in inputs:
-            inputs[name], nodes = quantize_nodes(tensor, quantized.scale, name)
+    added: list[NodeDef] = end_nodes()
+    for source in codes.regions.sources.values():
+        scale = codes.scales[source.tensor]
+        if source.kernel is None:
+            tensors[source.tensor], nodes = quantize_nodes(source.tensor, scale, _quantized_name(source.tensor))
             added += nodes
-        added += _convolution_nodes(quantized, inputs[name])
+        else:
+            made = source.kernel + KERNEL_SUFFIX
+            name = f"{made}/image" if codes.kernels[source.kernel].is_matmul else made
+            tensors[source.tensor] = CodeTensor(name, code_dtype(scale))
+    for carrier in codes.regions.carriers.values():
+        added += _carrier_nodes(carrier, tensors)
+        if not carrier.sizes:
+            # Of an op with several results the float form stays: nodes cannot be named after its later results.
+            name = carrier.outputs[0]
+            removed.add(name)
+            added += dequantize_nodes(tensors[name], codes.scales[name], name)
+    for quantized in codes.kernels.values():
         removed.update(quantized.convolution.members)
+        write = _pointwise_nodes if quantized.is_matmul else _convolution_nodes
+        added += write(graph, quantized, tensors)
     return graph.replace(removed, added)
 
 
-def _input_name(quantized: QuantizedConvolution) -> str:
-    """The name of the 8-bit form of an input: one tensor may be needed with one scale and with one per channel."""
-    form = "int8_per_channel" if quantized.scale.peaks.ndim else "int8_per_tensor"
-    node, _, output = quantized.convolution.input.partition(":")
-    return f"{node}/output_{output}/{form}" if output else f"{node}/{form}"
+def _quantized_name(tensor: str) -> str:
+    node, _, output = tensor.partition(":")
+    return f"{node}/output_{output}/quantized" if output else f"{node}/quantized"
 
 
-def _kernel_output(quantized: QuantizedConvolution) -> QuantizedTensor:
-    if quantized.output is None:
-        raise ValueError(f"{quantized.convolution.name} makes 32-bit sums, not codes")
-    name = quantized.convolution.name + KERNEL_SUFFIX
-    return QuantizedTensor(name, f"{name}:1", f"{name}:2", code_dtype(quantized.output))
+def _carrier_nodes(carrier: Carrier, tensors: dict[str, CodeTensor]) -> list[NodeDef]:
+    """The op on codes as plain integers: TensorFlow has kernels for those, and faster ones than for quantised types.
+
+    Adds what the op makes to `tensors`.
+    """
+    dtype = tensors[carrier.inputs[0]].dtype
+    plain = PLAIN_TYPES[dtype]
+    node = NodeDef()
+    node.CopyFrom(carrier.node)
+    node.name += KERNEL_SUFFIX
+    node.attr["T"].type = plain.as_datatype_enum
+    before, after = [], []
+    for position, read in zip(carrier.positions, carrier.inputs, strict=True):
+        node.input[position] = f"{node.name}/input_{position}"
+        before.append(op_node("Bitcast", node.input[position], [tensors[read].name], T=dtype, type=plain))
+    for index, output in enumerate(carrier.outputs):
+        moved, codes = f"{node.name}:{index}" if index else node.name, f"{node.name}/codes_{index}"
+        after.append(op_node("Bitcast", codes, [moved], T=plain, type=dtype))
+        tensors[output] = CodeTensor(codes, dtype)
+    return [*before, node, *after]
 
 
-def _convolution_nodes(quantized: QuantizedConvolution, data: QuantizedTensor) -> list[NodeDef]:
-    """The kernel of one convolution and, where its result is read as float, the nodes that make it so."""
+def _convolution_nodes(
+    graph: GraphView, quantized: QuantizedConvolution, tensors: dict[str, CodeTensor]
+) -> list[NodeDef]:
+    """The kernel of a convolution and, unless nothing reads them, the nodes that make its result float."""
     convolution = quantized.convolution
     name = convolution.name + KERNEL_SUFFIX
-    # Relu6 in 8 bits needs no op of its own: the codes' range ends where calibration ended, at 6 or below.
-    fuses_relu = convolution.activation == "Relu" or (
-        convolution.activation == "Relu6" and quantized.output is not None
-    )
+    nodes = convolution_nodes(quantized, tensors[convolution.input], name)
     if quantized.output is not None:
-        return kernel_nodes(
-            convolution.node,
-            data,
-            quantized.weights,
-            quantized.weight_peaks,
-            bias=quantized.bias,
-            name=name,
-            relu=fuses_relu,
-            output=quantized.output,
-        )
-    # Sums come out on one scale for all channels, that of the largest weight peak: a channel with small weights would
-    # be left with a few codes. So the kernel is told that every peak is 1, and each channel is brought to its own unit
-    # afterwards, which Relu does not mind.
-    peaks = quantized.weight_peaks
-    nodes = kernel_nodes(
-        convolution.node,
-        data,
-        quantized.weights,
-        np.ones(1, np.float32),
-        bias=None if quantized.bias is None else quantized.bias / peaks,
-        name=name,
-        relu=fuses_relu,
-        output=None,
-    )
-    if convolution.activation == "Relu6":
+        return [*nodes, *dequantize_nodes(tensors[convolution.output], quantized.output, convolution.output)]
+    if convolution.activation is not None and convolution.activation.op == "Relu6":
         before = f"{name}/before_relu6"
         return [
             *nodes,
@@ -99,3 +102,64 @@ def _convolution_nodes(quantized: QuantizedConvolution, data: QuantizedTensor) -
             op_node("Relu6", convolution.output, [before], T=tf.float32),
         ]
     return [*nodes, *sums_to_float_nodes(name, quantized.units, convolution.output)]
+
+
+def _pointwise_nodes(
+    graph: GraphView, quantized: QuantizedConvolution, tensors: dict[str, CodeTensor]
+) -> list[NodeDef]:
+    """The same for a matrix product: of the pixels in one row each, and back to an image."""
+    convolution = quantized.convolution
+    name = convolution.name + KERNEL_SUFFIX
+    data = tensors[convolution.input]
+    channels_in, channels_out = quantized.weights.shape[2:]
+    pixels = CodeTensor(f"{name}/pixels", data.dtype)
+    shape = f"{name}/image_shape"
+    nodes = [
+        const_node(f"{name}/pixels_shape", np.array([-1, channels_in], np.int32)),
+        op_node("Reshape", pixels.name, [data.name, f"{name}/pixels_shape"], T=data.dtype, Tshape=tf.int32),
+        *matmul_nodes(quantized, pixels, name),
+        *_image_shape_nodes(graph.shape(convolution.name), data, channels_out, shape),
+    ]
+    if quantized.output is None:
+        return [*nodes, op_node("Reshape", convolution.output, [name, shape], T=tf.float32, Tshape=tf.int32)]
+    image = tensors[convolution.output]
+    return [
+        *nodes,
+        op_node("Reshape", image.name, [name, shape], T=image.dtype, Tshape=tf.int32),
+        *dequantize_nodes(image, quantized.output, convolution.output),
+    ]
+
+
+def _image_shape_nodes(
+    known: Sequence[int | None], data: CodeTensor, channels: int, name: str
+) -> list[NodeDef]:
+    """The shape [N, H, W, channels]: a constant where only the batch is unknown, else read from the data."""
+    if len(known) == 4 and None not in known[1:3]:
+        return [const_node(name, np.array([-1, known[1], known[2], channels], np.int32))]
+    slice_ends = {f"{name}/begin": [0], f"{name}/end": [3], f"{name}/step": [1]}
+    return [
+        op_node("Shape", f"{name}/data", [data.name], T=data.dtype, out_type=tf.int32),
+        *(const_node(end, np.array(value, np.int32)) for end, value in slice_ends.items()),
+        op_node(
+            "StridedSlice",
+            f"{name}/rows_and_columns",
+            [f"{name}/data", *slice_ends],
+            T=tf.int32,
+            Index=tf.int32,
+            begin_mask=0,
+            end_mask=0,
+            ellipsis_mask=0,
+            new_axis_mask=0,
+            shrink_axis_mask=0,
+        ),
+        const_node(f"{name}/channels", np.array([channels], np.int32)),
+        const_node(f"{name}/axis", np.int32(0)),
+        op_node(
+            "ConcatV2",
+            name,
+            [f"{name}/rows_and_columns", f"{name}/channels", f"{name}/axis"],
+            T=tf.int32,
+            N=2,
+            Tidx=tf.int32,
+        ),
+    ]

@@ -16,9 +16,9 @@ LARGEST_BIAS_CODE = 2**30
 
 @dataclass(frozen=True, slots=True)
 class ActivationScale:
-    """The 8-bit code of an activation: code = round(value / step), clipped to 0..255 or -128..127.
+    """The 8-bit code of a tensor: code = round(value / peak * levels), clipped to 0..255 or -127..127.
 
-    peaks: float32, the value at the highest code: a scalar [], or one for each channel [channels].
+    peaks: [channels] float32, the value at the highest code.
     """
 
     peaks: NDArray[np.float32]
@@ -29,6 +29,11 @@ class ActivationScale:
         """The highest code."""
         return UNSIGNED_LEVELS if self.is_unsigned else SIGNED_LEVELS
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all channels have one scale."""
+        return bool(np.all(self.peaks == self.peaks[0]))
+
     def lowest_code(self, *, from_kernel: bool) -> int:
         """The code at which small values saturate; a kernel's own signed result goes one further than Quantize's."""
         if self.is_unsigned:
@@ -36,38 +41,37 @@ class ActivationScale:
         return -SIGNED_LEVELS - 1 if from_kernel else -SIGNED_LEVELS
 
     @property
-    def step(self) -> NDArray[np.float32]:
-        """The value of one code, shaped as `peaks`."""
+    def steps(self) -> NDArray[np.float32]:
+        """The value of one code: [channels] float32."""
         return np.asarray(self.peaks / np.float32(self.levels), np.float32)
 
 
-def tensor_scale(observed: TensorRange) -> ActivationScale:
-    """One scale for the whole tensor, u8 where no negative value was seen, else symmetric s8."""
+def tensor_peak(observed: TensorRange) -> np.float32:
+    """The largest magnitude of a tensor; 1 for a tensor of zeros, for which any scale is exact."""
     peak = max(abs(observed.low), abs(observed.high))
-    return ActivationScale(np.asarray(peak if peak > 0 else 1.0, np.float32), observed.low >= 0)
+    return np.float32(peak if peak > 0 else 1)
 
 
-def channel_scales(observed: TensorRange) -> ActivationScale:
-    """One scale for each channel, for inputs of depthwise convolutions, whose channels never mix.
+def channel_peaks(observed: TensorRange) -> NDArray[np.float32]:
+    """The largest magnitude of each channel: [channels]. Best where channels never mix, in depthwise convolutions.
 
-    A channel that was silent during calibration takes the median scale: zero is exact on any scale, and a value that
-    appears later is not clipped away.
+    A channel that was silent during calibration takes the median: zero is exact on any scale, and a value that appears
+    later is not clipped away. No channel goes beyond the range that was chosen for the tensor.
     """
     peaks = np.maximum(np.abs(observed.lows), np.abs(observed.highs)).max(0)
     awake = peaks > 0
     peaks = np.where(awake, peaks, np.median(peaks[awake]) if awake.any() else 1.0)
-    return ActivationScale(peaks.astype(np.float32), observed.low >= 0)
+    return np.asarray(np.minimum(peaks, tensor_peak(observed)), np.float32)
 
 
-def balanced_scales(observed: TensorRange) -> ActivationScale:
-    """One scale for each channel, halfway (in logarithms) between the channel's own and the whole tensor's.
+def balanced_peaks(observed: TensorRange) -> NDArray[np.float32]:
+    """For each channel the peak halfway (in logarithms) between the channel's own and the whole tensor's: [channels].
 
-    For a Conv2D that reads the codes of another convolution: both fold the scales into their weights, so they cost
-    nothing at run time. The channel's own scale would round activations least and weights most; the square root shares
-    the error between them (SmoothQuant with alpha 0.5, Xiao et al. 2023, equation 4, applied to activation peaks).
+    For codes that go from kernel to kernel: both fold the peaks into their weights, so they cost nothing at run time.
+    The channel's own peak would round activations least and weights most; the square root shares the error between them
+    (SmoothQuant with alpha 0.5, Xiao et al. 2023, equation 4, applied to activation peaks).
     """
-    whole, own = tensor_scale(observed), channel_scales(observed)
-    return ActivationScale(np.sqrt(own.peaks * whole.peaks), whole.is_unsigned)
+    return np.sqrt(channel_peaks(observed) * tensor_peak(observed)).astype(np.float32)
 
 
 def weight_peaks(
