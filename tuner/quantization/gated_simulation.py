@@ -21,7 +21,7 @@ def simulate_gated(graph: GraphView, plan: PrecisionPlan, ranges: Ranges, gates:
     """
     removed: set[str] = set()
     added = [op_node("Placeholder", gates, [], dtype=tf.float32)]
-    for index, quantized in enumerate(decide_codes(graph, plan, ranges).kernels.values()):
+    for index, quantized in enumerate(decide_codes(graph, plan, ranges, fuse_sums=False).kernels.values()):
         removed.update(quantized.convolution.linear_members)
         added += _gated_nodes(graph, quantized, gates, index)
     return graph.replace(removed, added)

@@ -13,7 +13,7 @@ from tuner.model.graph_view import GraphView
 from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
 from tuner.quantization.lowering.data_movement import Carrier
-from tuner.quantization.lowering.scales import ActivationScale
+from tuner.quantization.lowering.scales import UNSIGNED_LEVELS, ActivationScale
 from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 
@@ -68,14 +68,21 @@ def _kernel_nodes(quantized: QuantizedConvolution, tensors: dict[str, str]) -> l
     nodes = sums_nodes(quantized, tensors[convolution.input], scope)
     result = f"{scope}/result" if output is not None else convolution.output
     linear = result if convolution.activation is None else f"{scope}/linear"
+    before_sum = linear if convolution.summand is None else f"{scope}/before_sum"
     if output is not None or quantized.is_matmul:
-        unbiased = linear if quantized.bias is None else f"{scope}/unbiased"
+        unbiased = before_sum if quantized.bias is None else f"{scope}/unbiased"
         nodes.append(op_node("Mul", unbiased, [f"{scope}/whole_sums", f"{scope}/units"], T=tf.float32))
         if quantized.bias is not None:
             nodes.append(const_node(f"{scope}/bias", quantized.bias))
-            nodes.append(op_node("AddV2", linear, [unbiased, f"{scope}/bias"], T=tf.float32))
+            nodes.append(op_node("AddV2", before_sum, [unbiased, f"{scope}/bias"], T=tf.float32))
     else:
         nodes += _whole_sums_with_bias_nodes(quantized, scope, linear)
+    if convolution.summand is not None and quantized.summand_peak is not None:
+        nodes += [
+            const_node(f"{scope}/summand_step", quantized.summand_peak / np.float32(UNSIGNED_LEVELS)),
+            op_node("Mul", f"{scope}/summand", [tensors[convolution.summand], f"{scope}/summand_step"], T=tf.float32),
+            op_node("AddV2", linear, [before_sum, f"{scope}/summand"], T=tf.float32),
+        ]
     if convolution.activation is not None:
         activation = NodeDef()
         activation.CopyFrom(convolution.activation)

@@ -1,6 +1,6 @@
 """Find what can become one int8 kernel: a convolution with its bias and its Relu or Relu6."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -18,14 +18,16 @@ POINTWISE_ACTIVATION_OPS = (*ACTIVATION_OPS, "LeakyRelu")
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution, the bias and the activation that follow it and nothing else reads in between.
+    """A convolution, its bias, a residual sum and its activation, where nothing else reads in between.
 
     node: Conv2D (weights [kh, kw, in, out]) or DepthwiseConv2dNative (weights [kh, kw, in, multiplier]), NHWC.
     bias: [channels out] float32, or None. activation: the node of an op in ACTIVATION_OPS, or None.
     is_pointwise: whether it is a matrix product of pixels and weights: 1x1, without strides, padding or groups.
     pad: the node that pads the input with zeros for this convolution alone, or None.
     pads: what it adds before and after each axis, [axes, 2].
-    members: convolution, bias and activation: the nodes that the kernel replaces, first to last.
+    members: convolution, bias, sum and activation: the nodes that the kernel replaces, first to last.
+    summand: the tensor that is added before the activation, or None.
+    without_sum: the same convolution where the sum, and with it the activation, stays outside.
     """
 
     node: NodeDef
@@ -36,6 +38,8 @@ class Convolution:
     is_pointwise: bool = False
     pad: NodeDef | None = None
     pads: tuple[tuple[int, int], ...] = ()
+    summand: str | None = None
+    without_sum: "Convolution | None" = None
 
     @property
     def name(self) -> str:
@@ -54,7 +58,9 @@ class Convolution:
 
     @property
     def linear_members(self) -> tuple[str, ...]:
-        """The convolution and its bias, without the activation."""
+        """The convolution and its bias, without sum and activation."""
+        if self.without_sum is not None:
+            return self.without_sum.members
         return self.members if self.activation is None else self.members[:-1]
 
     @property
@@ -98,7 +104,7 @@ def _match(graph: GraphView, node: NodeDef) -> Convolution:
     members = [node.name]
     bias: NDArray[np.float32] | None = None
     activation: NodeDef | None = None
-    pointwise = _is_pointwise(node, weights)
+    pointwise = _is_pointwise(graph, node, weights)
     after = graph.only_consumer(node.name)
     if after is not None and after.op == "BiasAdd":
         value = graph.constant(after.input[1])
@@ -110,11 +116,51 @@ def _match(graph: GraphView, node: NodeDef) -> Convolution:
         activation = after
         members.append(after.name)
     pad, pads = _padding(graph, node)
-    return Convolution(node, cast(NDArray[np.float32], weights), bias, activation, tuple(members), pointwise, pad, pads)
+    found = Convolution(
+        node, cast(NDArray[np.float32], weights), bias, activation, tuple(members), pointwise, pad, pads
+    )
+    return _with_sum(graph, found, after) if activation is None else found
 
 
-def _is_pointwise(node: NodeDef, weights: NDArray[np.generic]) -> bool:
-    return bool(node.op == "Conv2D" and weights.shape[:2] == (1, 1) and set(node.attr["strides"].list.i) == {1})
+def _with_sum(graph: GraphView, convolution: Convolution, after: NodeDef | None) -> Convolution:
+    """The convolution with the residual sum behind it, where the kernel can add: before a Relu, which it needs."""
+    if after is None or after.op not in ("Add", "AddV2"):
+        return convolution
+    activation = graph.only_consumer(after.name)
+    summands = [tensor_name(tensor) for tensor in after.input if tensor_name(tensor) != convolution.output]
+    if activation is None or activation.op not in ACTIVATION_OPS or len(summands) != 1:
+        return convolution
+    shape, known = graph.shape(node_name(summands[0])), graph.shape(convolution.output)
+    if ":" in summands[0] or len(shape) != 4 or shape != known or not _is_read_first(graph, summands[0], convolution):
+        return convolution
+    return replace(
+        convolution,
+        activation=activation,
+        members=(*convolution.members, after.name, activation.name),
+        is_pointwise=False,
+        summand=summands[0],
+        without_sum=convolution,
+    )
+
+
+def _is_read_first(graph: GraphView, summand: str, convolution: Convolution) -> bool:
+    """Whether all other readers of a summand are done when the sum is made: the kernel writes over the summand."""
+    before: set[str] = set()
+    pending = [convolution.name]
+    while pending:
+        for tensor in graph.nodes[pending.pop()].input:
+            name = node_name(tensor)
+            if name not in before and name != summand:
+                before.add(name)
+                pending.append(name)
+    others = [node.name for node in graph.consumers(summand)]
+    return summand not in graph.outputs and sum(name not in before for name in others) == 1
+
+
+def _is_pointwise(graph: GraphView, node: NodeDef, weights: NDArray[np.generic]) -> bool:
+    if node.op != "Conv2D" or weights.shape[:2] != (1, 1) or set(node.attr["strides"].list.i) != {1}:
+        return False
+    return graph.shape(node_name(node.input[0]))[-1:] == weights.shape[2:3]
 
 
 def _padding(graph: GraphView, node: NodeDef) -> tuple[NodeDef | None, tuple[tuple[int, int], ...]]:

@@ -39,9 +39,7 @@ class CodeTensor:
 
 def end_nodes() -> list[NodeDef]:
     """The constants for the ends of codes' ranges. HostConst is what the kernels expect."""
-    return [
-        const_node(name, np.float32(value), on_host=True) for name, value in ((MINUS_ONE, -1), (ZERO, 0), (ONE, 1))
-    ]
+    return [const_node(name, np.float32(value), on_host=True) for name, value in ((MINUS_ONE, -1), (ZERO, 0), (ONE, 1))]
 
 
 def code_dtype(scale: ActivationScale) -> tf.DType:
@@ -49,8 +47,13 @@ def code_dtype(scale: ActivationScale) -> tf.DType:
     return tf.quint8 if scale.is_unsigned else tf.qint8
 
 
-def convolution_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: str) -> list[NodeDef]:
+def convolution_nodes(
+    quantized: QuantizedConvolution, data: CodeTensor, summand: CodeTensor | None, name: str
+) -> list[NodeDef]:
     """One fused convolution `name` with its constants: codes in; out codes, or 32-bit sums where it has no output scale.
+
+    summand: unsigned codes that are added before the activation, into whose buffer the kernel may write.
+
 
     The sums of a kernel are on one scale for all channels, that of the largest weight peak, so a channel with small
     weights would be left with a few codes. For sums the kernel is told that every peak is 1, and `sums_to_float_nodes`
@@ -58,7 +61,9 @@ def convolution_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: s
     """
     convolution, output = quantized.convolution, quantized.output
     peaks, bias = quantized.weight_peaks, quantized.bias
-    fused, ends = [] if bias is None else ["BiasAdd"], data.ends
+    fused = [] if bias is None else ["BiasAdd"]
+    if summand is not None:
+        fused.append("Sum")
     # Relu6 in 8 bits needs no op of its own: the codes' range ends where calibration ended, at 6 or below.
     activation = None if convolution.activation is None else convolution.activation.op
     if activation == "Relu" or (activation == "Relu6" and output is not None):
@@ -72,6 +77,13 @@ def convolution_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: s
         fused.append("Requantize")
         results = CodeTensor(name, dtype).ends
     nodes, inputs, host_types = _weight_nodes(quantized, name, peaks, bias, data)
+    ends = [*data.ends, f"{name}/weights_low", f"{name}/weights_high"]
+    if summand is not None and quantized.summand_peak is not None:
+        inputs.append(summand.name)
+        host_types.append(summand.dtype)
+        nodes.append(const_node(f"{name}/summand_high", quantized.summand_peak, on_host=True))
+        ends += [ZERO, f"{name}/summand_high"]
+    ends += results
     attributes = convolution.node.attr
     is_padded = convolution.pad is not None
     pads = [amount for pair in convolution.pads for amount in pair]
@@ -80,7 +92,7 @@ def convolution_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: s
         op_node(
             CONVOLUTION_KERNELS[convolution.node.op],
             name,
-            [data.name, *inputs, *ends, f"{name}/weights_low", f"{name}/weights_high", *results],
+            [data.name, *inputs, *ends],
             Tinput=data.dtype,
             Tfilter=tf.qint8,
             Tbias=tf.float32,
@@ -88,7 +100,7 @@ def convolution_nodes(quantized: QuantizedConvolution, data: CodeTensor, name: s
             out_type=dtype,
             Tdevice_inputs=list[tf.DType](),
             Tdevice_outputs=list[tf.DType](),
-            Thost_inputs=host_types + [tf.float32] * (4 + len(results)),
+            Thost_inputs=host_types + [tf.float32] * len(ends),
             Thost_outputs=[dtype, tf.float32, tf.float32],
             fused_ops=fused,
             strides=list(attributes["strides"].list.i),

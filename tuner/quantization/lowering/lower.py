@@ -91,7 +91,8 @@ def _convolution_nodes(
     """The kernel of a convolution and, unless nothing reads them, the nodes that make its result float."""
     convolution = quantized.convolution
     name = convolution.name + KERNEL_SUFFIX
-    nodes = convolution_nodes(quantized, tensors[convolution.input], name)
+    summand = None if convolution.summand is None else tensors[convolution.summand]
+    nodes = convolution_nodes(quantized, tensors[convolution.input], summand, name)
     if quantized.output is not None:
         return [*nodes, *dequantize_nodes(tensors[convolution.output], quantized.output, convolution.output)]
     if convolution.activation is not None and convolution.activation.op == "Relu6":
@@ -130,9 +131,7 @@ def _pointwise_nodes(
     ]
 
 
-def _image_shape_nodes(
-    known: Sequence[int | None], data: CodeTensor, channels: int, name: str
-) -> list[NodeDef]:
+def _image_shape_nodes(known: Sequence[int | None], data: CodeTensor, channels: int, name: str) -> list[NodeDef]:
     """The shape [N, H, W, channels]: a constant where only the batch is unknown, else read from the data."""
     if len(known) == 4 and None not in known[1:3]:
         return [const_node(name, np.array([-1, known[1], known[2], channels], np.int32))]

@@ -87,8 +87,13 @@ def find_regions(
 
 def possible_sources(graph: GraphView, kernels: Mapping[str, Convolution]) -> tuple[str, ...]:
     """Every tensor that could be a source under some plan, sorted: the tensors whose ranges have to be known."""
-    found: set[str] = {kernel.output for kernel in kernels.values()}
-    pending = [kernel.input for kernel in kernels.values()]
+    found: set[str] = set()
+    pending: list[str] = []
+    for kernel in kernels.values():
+        found.add(kernel.output)
+        pending.append(kernel.input)
+        if kernel.without_sum is not None and kernel.summand is not None:
+            found.update((kernel.without_sum.output, kernel.summand))
     while pending:
         tensor = pending.pop()
         if tensor not in found:

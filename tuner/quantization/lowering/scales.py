@@ -61,7 +61,7 @@ def channel_peaks(observed: TensorRange) -> NDArray[np.float32]:
     peaks = np.maximum(np.abs(observed.lows), np.abs(observed.highs)).max(0)
     awake = peaks > 0
     peaks = np.where(awake, peaks, np.median(peaks[awake]) if awake.any() else 1.0)
-    return np.asarray(np.minimum(peaks, tensor_peak(observed)), np.float32)
+    return np.minimum(peaks, tensor_peak(observed)).astype(np.float32, copy=False)
 
 
 def balanced_peaks(observed: TensorRange) -> NDArray[np.float32]:
