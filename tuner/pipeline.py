@@ -5,8 +5,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.config import AccuracyCriterion, TuningConfig, pinned_yaml
 from tuner.criterion import best_trial, judge, loss, outcome, passes, relative_loss
@@ -18,6 +20,7 @@ from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
+from tuner.graph.optimize import Optimization, optimize_postprocess
 from tuner.inputs import first_image, open_inputs
 from tuner.meter import apply_compute, make_evaluator, timed_in_turns
 from tuner.model.detection_model import DetectionModel
@@ -35,6 +38,7 @@ from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
 from tuner.trial_runner import TrialRunner
 
 SENSITIVITY_IMAGES = 4
+OPTIMIZATION_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,6 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
 
     with clock.stage("load") as stage:
         model = load_model(job.input_model, config.model.inputs, config.model.outputs)
-        prepared = prepare(model)
-        ops = find_quantizable_ops(prepared)
-        choices = allowed_decisions(config, model, ops)
         inputs = open_inputs(
             config,
             skip_bad_records=job.skip_bad_records,
@@ -80,10 +81,14 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
         )
-        stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.names), len(ops.refused)))
+        images = list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
+        optimized = _optimized(config, model, images)
+        prepared = prepare(optimized.model)
+        ops = find_quantizable_ops(prepared)
+        choices = allowed_decisions(config, model, ops)
+        stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.names), len(ops.refused), optimized.notes))
 
     with clock.stage("calibrate") as stage:
-        images = list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
         images_sha256 = hash_images(images)
         run_identity = identity(config, model, inputs, images_sha256, choices)
         study = open_study(storage_url(job.workspace, job.storage), run_identity, resume=job.resume)
@@ -110,7 +115,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     search = FallbackSearch(choices, sizes, rank, config.tuning.random_seed)
     runner = TrialRunner(
         model,
-        *make_engine(config, model, prepared, ops, ranges, images),
+        *make_engine(config, optimized.model, prepared, ops, ranges, images),
         evaluator,
         certify=lambda accuracy: passes(criterion, baseline, replace(baseline, accuracy=accuracy)),
         study=study,
@@ -145,6 +150,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         calibrations=calibrations,
         seconds=_seconds(clock, runner),
         refused=ops.refused,
+        rewritten=optimized.notes,
     )
     write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
     return result
@@ -209,6 +215,12 @@ def _check_output(job: TuningJob) -> None:
     check_output(job.output_model)
     if job.output_model.resolve() == job.input_model.resolve():
         raise ConfigError(f"{job.output_model}: the output would replace the input model; give it another name")
+
+
+def _optimized(config: TuningConfig, model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
+    if not config.quantization.optimize_postprocess:
+        return Optimization(model)
+    return optimize_postprocess(model, images[:OPTIMIZATION_IMAGES])
 
 
 def _export(job: TuningJob, runner: TrialRunner, best: CompletedTrial, clock: Clock) -> DetectionModel:

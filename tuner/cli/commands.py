@@ -102,6 +102,14 @@ def tune(
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="lowering, or inc for neural-compressor.")
     ] = None,
+    optimize_postprocess: Annotated[
+        bool | None,
+        typer.Option(
+            "--optimize-postprocess/--no-optimize-postprocess",
+            help="Batch the Object Detection API's loops and suppression where detections stay the same (default: on).",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the workspace's last run stopped.")] = False,
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="SQLAlchemy URL instead of the workspace's study.db.")
@@ -120,6 +128,7 @@ def tune(
         FlagSetting("--max_trials", "tuning.exit_policy.max_trials", max_trials),
         FlagSetting("--timeout", "tuning.exit_policy.timeout", timeout),
         FlagSetting("--engine", "quantization.engine", engine),
+        FlagSetting("--optimize-postprocess", "quantization.optimize_postprocess", optimize_postprocess),
     ]
     settings = load_settings(
         config,

@@ -75,6 +75,11 @@ class QuantizationConfig(Section):
         default="lowering",
         description="own extension: who writes the int8 graph, the tuner itself or neural-compressor",
     )
+    optimize_postprocess: bool = Field(
+        default=True,
+        description="own extension: the Object Detection API's loops and per-class suppression become batched ops, "
+        "where the detections stay the same",
+    )
     calibration: CalibrationConfig = Field(
         default_factory=CalibrationConfig, description="which images ranges are collected from"
     )

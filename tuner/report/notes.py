@@ -7,11 +7,12 @@ from tuner.criterion import loss, passes
 from tuner.trial import FailedTrial, Measurement, Trial
 
 
-def describe_endpoints(inputs: Sequence[str], outputs: Sequence[str], int8_ops: int, float_ops: int) -> str:
-    """What a model reads and gives, and how many of its convolutions can be int8."""
-    return f"{', '.join(inputs)} -> {', '.join(outputs)}; {int8_ops} convolutions can be int8" + (
-        f", {float_ops} cannot" if float_ops else ""
-    )
+def describe_endpoints(
+    inputs: Sequence[str], outputs: Sequence[str], int8_ops: int, float_ops: int, rewritten: Sequence[str]
+) -> str:
+    """What a model reads and gives, how many of its convolutions can be int8, and what else was rewritten."""
+    convolutions = f"{int8_ops} convolutions can be int8" + (f", {float_ops} cannot" if float_ops else "")
+    return "; ".join([f"{', '.join(inputs)} -> {', '.join(outputs)}", convolutions, *rewritten])
 
 
 def describe_measurement(measurement: Measurement) -> str:

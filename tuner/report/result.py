@@ -59,7 +59,8 @@ class TuningResult:
     best: the fastest accepted trial, or the best effort, or None where no trial was completed.
     relative_loss: of `best`; None without it, or where the baseline is zero. output_model: where `best` is written.
     trials: all of them, earlier sessions included. calibrations: how often ranges were collected in this session.
-    refused: op -> why it stayed float whatever the plan said.
+    refused: op -> why it stayed float whatever the plan said. rewritten: what else differs between the float model and
+    the graphs of the trials, and what was left as it is, with the reason.
     """
 
     status: Status
@@ -75,6 +76,7 @@ class TuningResult:
     calibrations: int
     seconds: StageSeconds
     refused: Mapping[str, str]
+    rewritten: Sequence[str] = ()
 
 
 def result_json(result: TuningResult) -> dict[str, Any]:
@@ -103,6 +105,7 @@ def result_json(result: TuningResult) -> dict[str, Any]:
             {"number": trial.number, "cause": trial.cause} for trial in result.trials if isinstance(trial, FailedTrial)
         ],
         "refused_ops": dict(result.refused),
+        "rewritten": list(result.rewritten),
     }
     finite: dict[str, Any] = _finite(table)
     return finite

@@ -27,6 +27,7 @@ def tuning_table(result: TuningResult, workspace: Path) -> Group:
         *([_figures(result)] if result.baseline.metrics else []),
         f"{_count(len(result.trials), 'trial')} in {seconds:.0f} s"
         + (f" (quantise {result.seconds.quantize:.0f} s, evaluate {result.seconds.evaluate:.0f} s)" if seconds else ""),
+        *(_note("rewritten", note) for note in result.rewritten),
         *_reasons("left in float:", result.refused.values()),
         *_reasons("failed:", (trial.cause for trial in result.trials if isinstance(trial, FailedTrial))),
         *([_path("graph", result.output_model)] if result.best is not None else []),
@@ -139,6 +140,14 @@ def _reasons(title: str, reasons: Iterable[str]) -> list[RenderableType]:
     for index, (count, reason) in enumerate(shown):
         grid.add_row("" if index else title, str(count), Text(reason))
     return [grid]
+
+
+def _note(title: str, text: str) -> RenderableType:
+    grid = Table.grid()
+    grid.add_column(min_width=14)
+    grid.add_column(overflow="fold")
+    grid.add_row(title, Text(text))
+    return grid
 
 
 def _path(title: str, path: Path) -> Text:
