@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 
+import tensorflow as tf
 from tensorflow.python.framework import tensor_util
 
 from tuner.errors import QuantizationError
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import FP32, Dtype, Granularity, OpPrecision, PrecisionPlan
-from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.quantization.lowering.lower import KERNEL_SUFFIX
+
+_DECISIONS = {tf.float32.as_datatype_enum: FP32, tf.bfloat16.as_datatype_enum: OpPrecision(Dtype.BF16)}
 
 
 def read_plan(quantized: DetectionModel, ops: Iterable[str]) -> PrecisionPlan:
@@ -27,8 +29,8 @@ def read_plan(quantized: DetectionModel, ops: Iterable[str]) -> PrecisionPlan:
             units = nodes.get(f"{kernel.name}/units") or nodes[f"{kernel.name}/weights_high"]
             per_channel = tensor_util.MakeNdarray(units.attr["value"].tensor).size > 1
             found[op] = OpPrecision(Dtype.INT8, Granularity.PER_CHANNEL if per_channel else Granularity.PER_TENSOR)
-        elif op in nodes and nodes[op].op in CONVOLUTION_OPS:
-            found[op] = FP32
+        elif op in nodes and nodes[op].attr["T"].type in _DECISIONS:
+            found[op] = _DECISIONS[nodes[op].attr["T"].type]
         else:
             raise QuantizationError(f"{op} is in the quantised graph neither as a float nor as an int8 convolution")
     return PrecisionPlan(found)

@@ -1,10 +1,11 @@
-"""What is asked about a float model: its form to lower, which operators can be int8, and its int8 graph under a plan."""
+"""Questions about a float model: its form to lower, which operators can be int8, and its graph under a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuner.model.detection_model import DetectionModel
-from tuner.precision import PrecisionPlan
+from tuner.precision import Dtype, PrecisionPlan
+from tuner.quantization.lowering.bfloat16 import to_bfloat16
 from tuner.quantization.lowering.convolutions import find_convolutions
 from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
 from tuner.quantization.lowering.lower import lower
@@ -37,8 +38,10 @@ def find_quantizable_ops(prepared: DetectionModel) -> QuantizableOps:
 
 
 def quantize(prepared: DetectionModel, plan: PrecisionPlan, ranges: Ranges) -> DetectionModel:
-    """The int8 form of a prepared model under a plan: no image is run and nothing is measured here.
+    """A prepared model under a plan, in int8, bf16 and float: no image is run and nothing is measured here.
 
     ranges: of the tensors in `QuantizableOps.tensors`. Raises QuantizationError for a plan that cannot be lowered.
     """
-    return prepared.with_graph(lower(prepared.graph, plan, ranges).graph_def)
+    lowered = lower(prepared.graph, plan, ranges)
+    bfloat16_ops = [op for op, precision in plan.items() if precision.dtype is Dtype.BF16]
+    return prepared.with_graph(to_bfloat16(lowered, bfloat16_ops).graph_def)
