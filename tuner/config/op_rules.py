@@ -146,8 +146,9 @@ def resolve_op_rules(
     op_names: Sequence[str],
     model_wise: OpRule | None = None,
     where: str = "quantization.op_wise",
+    unnamed: Sequence[Dtype] = (Dtype.INT8, Dtype.FP32),
 ) -> dict[str, tuple[OpPrecision, ...]]:
-    """The decisions allowed for each of `op_names`, the preferred one first.
+    """The decisions allowed for each of `op_names`, the preferred one first. unnamed: dtypes where no rule names any.
 
     A plain name (letters, digits, `. _ - /`) speaks of the op of that name; anything else is a regular expression that
     must match an op's whole name. Of several rules for one op the last one wins, over `model_wise`, setting by setting.
@@ -163,7 +164,7 @@ def resolve_op_rules(
             )
         for op in matched:
             speaking[op].append(rule)
-    return {op: _decisions(rules_of_op) for op, rules_of_op in speaking.items()}
+    return {op: _decisions(rules_of_op, unnamed) for op, rules_of_op in speaking.items()}
 
 
 def _matches(pattern: str, op_names: Sequence[str]) -> list[str]:
@@ -173,12 +174,12 @@ def _matches(pattern: str, op_names: Sequence[str]) -> list[str]:
     return [op for op in op_names if expression.fullmatch(op)]
 
 
-def _decisions(rules: Sequence[OpRule]) -> tuple[OpPrecision, ...]:
+def _decisions(rules: Sequence[OpRule], unnamed: Sequence[Dtype]) -> tuple[OpPrecision, ...]:
     """int8 in all its allowed forms, then bf16, then fp32.
 
     What multiplies the forms, or is not int8 or fp32, has to be named by a rule: a search through all would not end.
     """
-    dtypes: Sequence[Dtype] = (Dtype.INT8, Dtype.FP32)
+    dtypes = unnamed
     granularities: Sequence[Granularity] = tuple(Granularity)
     algorithms: Sequence[RangeAlgorithm] = (RangeAlgorithm.MINMAX,)
     outputs: Sequence[Output] = (Output.INT8,)
