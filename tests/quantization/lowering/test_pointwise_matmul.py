@@ -27,7 +27,7 @@ def test_same_result(sketch: Any, run: Callable[..., Any], activation: str | Non
     data = sketch.convolve(sketch.x, "conv", weights=weights, bias=True, activation=activation, padding=padding)
     sketch.named(data, "out")
     graph = sketch.view()
-    changed = pointwise_to_matmul(graph, ["conv"], static_shapes(graph))
+    changed = pointwise_to_matmul(graph, ["conv"], static_shapes(graph, ["conv"]))
     assert changed.nodes["conv"].op == "MatMul"
     assert not any(node.op == "Conv2D" for node in changed.graph_def.node)
     (expected,), (found,) = run(graph, X), run(changed, X)
@@ -48,11 +48,11 @@ def test_left_alone(sketch: Any, changes: dict[str, Any]) -> None:
     settings = {"weights": np.ones((1, 1, 8, 4), np.float32), "bias": True, **changes}
     sketch.named(sketch.convolve(sketch.x, "conv", **settings), "out")
     graph = sketch.view()
-    assert pointwise_to_matmul(graph, ["conv"], static_shapes(graph)).nodes == graph.nodes
+    assert pointwise_to_matmul(graph, ["conv"], static_shapes(graph, ["conv"])).nodes == graph.nodes
 
 
 def test_left_alone_where_shapes_are_not_known(float_graph: Any) -> None:
     sketch = float_graph()
     sketch.named(sketch.convolve(sketch.x, "conv", weights=sketch.weights(1, 1, 8, 4), bias=True), "out")
     graph = sketch.view()
-    assert pointwise_to_matmul(graph, ["conv"], static_shapes(graph)).nodes == graph.nodes
+    assert pointwise_to_matmul(graph, ["conv"], static_shapes(graph, ["conv"])).nodes == graph.nodes

@@ -70,7 +70,7 @@ def to_bfloat16(graph: GraphView, ops: Collection[str]) -> GraphView:
         _check(graph, op)
     if not ops:
         return graph
-    shapes = static_shapes(graph)
+    shapes = static_shapes(graph, _grow(graph, frozenset(ops)))
     seeds = frozenset(op for op in ops if op not in graph.outputs and not _reads_image(graph.nodes[op], shapes))
     seeds = _worthwhile(graph, seeds, shapes)
     graph = pointwise_to_matmul(fuse_hard_swish(graph, seeds), seeds, shapes)

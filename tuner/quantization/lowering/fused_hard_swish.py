@@ -31,7 +31,7 @@ def fuse_hard_swish(graph: GraphView, ops: Collection[str]) -> GraphView:
             removed.update((op, bias.name, *members))
             added.append(_fused_node(convolution, bias.input[1]))
             added.append(op_node("Identity", members[-1], [op], T=tf.DType(convolution.attr["T"].type)))
-    return graph.replace(removed, added)
+    return graph.replace(removed, added) if added else graph
 
 
 def _hard_swish(graph: GraphView, x: str) -> list[str]:

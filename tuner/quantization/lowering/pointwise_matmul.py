@@ -22,8 +22,8 @@ ACTIVATION_OPS = ("Relu", "Relu6", "LeakyRelu", "Elu")
 def pointwise_to_matmul(graph: GraphView, ops: Collection[str], shapes: Mapping[str, Shape]) -> GraphView:
     """Write the 1x1 convolutions among `ops`, with bias and activation, as MatMul between two Reshapes.
 
-    The MatMul keeps the convolution's name, the result that of the chain's last op. shapes: `static_shapes` of the
-    graph. Left alone: strides, weights that are not constant, results of unknown height or width, layouts but NHWC.
+    The MatMul keeps the convolution's name, the result that of the chain's last op. shapes: `static_shapes` of
+    the ops. Left alone: strides, weights that are not constant, results of unknown height or width, layouts but NHWC.
     """
     removed: set[str] = set()
     added: list[NodeDef] = []
@@ -35,7 +35,7 @@ def pointwise_to_matmul(graph: GraphView, ops: Collection[str], shapes: Mapping[
             continue
         removed.update(node.name for node in chain)
         added += _matmul_nodes(chain, weights[0, 0].astype(np.float32), [-1, *(int(size or 0) for size in shape[1:])])
-    return graph.replace(removed, added)
+    return graph.replace(removed, added) if added else graph
 
 
 def _chain(graph: GraphView, convolution: NodeDef) -> list[NodeDef]:
