@@ -36,16 +36,16 @@ def timed_in_turns(
     image: NDArray[Any],
     baseline: Measurement,
     best: CompletedTrial,
-) -> tuple[Measurement, CompletedTrial]:
+) -> tuple[Measurement, CompletedTrial, Sequence[float]]:
     """Baseline and best with latencies measured in turns, so that a busy machine meets both alike.
 
-    graphs: the float and the best one. image: [1, H, W, 3].
+    graphs: the float and the best one, and others whose median latencies, in ms, come back third. image: [1, H, W, 3].
     """
     performance = config.evaluation.performance
     threads, inter_threads = apply_compute(performance.configs)
     round_ms = baseline.latency_ms + best.measurement.latency_ms
     fitting = iterations_within(COMPARISON_S, round_ms, fewest=FEWEST_COMPARED, most=MOST_COMPARED)
-    before, after = measure_models(
+    before, after, *others = measure_models(
         graphs,
         image,
         threads=threads,
@@ -57,6 +57,7 @@ def timed_in_turns(
     return (
         replace(baseline, latency_ms=before.median_ms, latency_p90_ms=before.p90_ms),
         replace(best, measurement=measurement),
+        [figures.median_ms for figures in others],
     )
 
 

@@ -130,12 +130,14 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     if best is None and interrupted:
         raise KeyboardInterrupt
 
-    timed = (baseline, best)
+    timed: tuple[Measurement, CompletedTrial | None, Sequence[float]] = (baseline, best, ())
     if best is not None:
         graph = _export(job, runner, best, clock)
         if not interrupted:
             with clock.stage("compare"):
-                timed = timed_in_turns(config, (model, graph), images[0], baseline, best)
+                timed = timed_in_turns(
+                    config, (model, graph, *([optimized.model] if optimized.done else [])), images[0], baseline, best
+                )
     result = TuningResult(
         status=outcome(criterion, baseline, best, interrupted=interrupted),
         reason=reason,
@@ -151,6 +153,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         seconds=_seconds(clock, runner),
         refused=ops.refused,
         rewritten=optimized.notes,
+        rewritten_ms=next(iter(timed[2]), None),
     )
     write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
     return result

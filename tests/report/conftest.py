@@ -61,6 +61,8 @@ RESULT = TuningResult(
         total=20.0, load=1.0, calibrate=2.0, baseline=5.0, sensitivity=3.0, quantize=1.5, evaluate=4.0
     ),
     refused={"d": "its weights are not a constant", "e": "its weights are not a constant", "f": "grouped"},
+    rewritten=("suppression batched",),
+    rewritten_ms=6.0,
 )
 
 

@@ -70,6 +70,7 @@ def test_the_whole_of_it(result: Make) -> None:
         },
         "failed_trials": [{"number": 0, "cause": "conv b: no kernel"}],
         "refused_ops": {"d": "its weights are not a constant", "e": "its weights are not a constant", "f": "grouped"},
+        "rewritten": {"notes": ["suppression batched"], "float_latency_ms": 6.0},
     }
 
 

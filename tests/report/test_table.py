@@ -48,8 +48,10 @@ def test_tuning_table(result: Make) -> None:
         "report": ["work/result.json"],
         "left in float:": ["2", "its weights are not a constant"],
         "failed:": ["1", "conv b: no kernel"],
+        "rewritten": ["with that alone, the float model takes 6.0 ms"],
     }.items() <= rows.items()
     assert rows["1"] == ["grouped"]
+    assert "rewritten     suppression batched" in text_of(tuning_table(result(), Path("work")))
     assert "accepted: the first plan that meets the criterion was found" in rows
     assert "2 trials in 20 s (quantise 2 s, evaluate 4 s)" in rows
 

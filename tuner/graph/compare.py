@@ -32,16 +32,17 @@ def _largest(before: NDArray[Any], after: NDArray[Any]) -> float:
         return 0.0
     if before.dtype.kind not in "fiub":
         return 0.0 if np.array_equal(before, after) else float("inf")
-    apart = np.abs(before.astype(np.float64) - after.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(before.astype(np.float64) - after.astype(np.float64))
     # What is not a number in both is no difference; in one of them it is the largest there is.
     same = (before == after) | (np.isnan(before.astype(np.float64)) & np.isnan(after.astype(np.float64)))
     return float(np.max(np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))))
 
 
 def _in_one_order(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Boxes, scores and classes with equal scores ordered by class and box."""
-    boxes, scores, classes = (np.copy(outputs[name]) for name in (_BOXES, _SCORES, _CLASSES))
-    for image in range(len(scores)):
-        order = np.lexsort((*boxes[image].T[::-1], classes[image], -scores[image]))
-        boxes[image], scores[image], classes[image] = boxes[image][order], scores[image][order], classes[image][order]
-    return {_BOXES: boxes, _SCORES: scores, _CLASSES: classes}
+    """Boxes and classes in the order of their scores, those of equal scores by class and box."""
+    boxes, classes = np.copy(outputs[_BOXES]), np.copy(outputs[_CLASSES])
+    for image, scores in enumerate(outputs[_SCORES]):
+        order = np.lexsort((*boxes[image].T[::-1], classes[image], -scores))
+        boxes[image], classes[image] = boxes[image][order], classes[image][order]
+    return {_BOXES: boxes, _CLASSES: classes}

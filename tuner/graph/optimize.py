@@ -30,10 +30,12 @@ class Optimization:
     """A detector with what surrounds its network rewritten, or as it was.
 
     notes: what was done, or why it was not, in one line each; none where the graph has nothing of the kind.
+    done: whether the model is a rewritten one.
     """
 
     model: DetectionModel
     notes: tuple[str, ...] = ()
+    done: bool = False
 
 
 def optimize_postprocess(model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
@@ -61,9 +63,8 @@ def optimize_postprocess(model: DetectionModel, images: Sequence[NDArray[Any]]) 
     if fault is not None:
         return Optimization(model, (*notes, f"{' and '.join(done)} left as they are: {fault}"))
     nodes = f"{len(model.graph_def.node)} to {len(rewritten.graph_def.node)} nodes"
-    return Optimization(
-        rewritten, (f"{' and '.join(done)} batched, {nodes}, same detections on {len(images)} images", *notes)
-    )
+    note = f"{' and '.join(done)} batched, {nodes}, same detections on {len(images)} images"
+    return Optimization(rewritten, (note, *notes), done=True)
 
 
 def _first_difference(model: DetectionModel, rewritten: DetectionModel, images: Sequence[NDArray[Any]]) -> str | None:

@@ -60,7 +60,8 @@ class TuningResult:
     relative_loss: of `best`; None without it, or where the baseline is zero. output_model: where `best` is written.
     trials: all of them, earlier sessions included. calibrations: how often ranges were collected in this session.
     refused: op -> why it stayed float whatever the plan said. rewritten: what else differs between the float model and
-    the graphs of the trials, and what was left as it is, with the reason.
+    the graphs of the trials, and what was left as it is, with the reason. rewritten_ms: median latency of the float
+    model with that alone; None where nothing was rewritten, or timed.
     """
 
     status: Status
@@ -77,6 +78,7 @@ class TuningResult:
     seconds: StageSeconds
     refused: Mapping[str, str]
     rewritten: Sequence[str] = ()
+    rewritten_ms: float | None = None
 
 
 def result_json(result: TuningResult) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def result_json(result: TuningResult) -> dict[str, Any]:
             {"number": trial.number, "cause": trial.cause} for trial in result.trials if isinstance(trial, FailedTrial)
         ],
         "refused_ops": dict(result.refused),
-        "rewritten": list(result.rewritten),
+        "rewritten": {"notes": list(result.rewritten), "float_latency_ms": result.rewritten_ms},
     }
     finite: dict[str, Any] = _finite(table)
     return finite

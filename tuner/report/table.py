@@ -27,7 +27,7 @@ def tuning_table(result: TuningResult, workspace: Path) -> Group:
         *([_figures(result)] if result.baseline.metrics else []),
         f"{_count(len(result.trials), 'trial')} in {seconds:.0f} s"
         + (f" (quantise {result.seconds.quantize:.0f} s, evaluate {result.seconds.evaluate:.0f} s)" if seconds else ""),
-        *(_note("rewritten", note) for note in result.rewritten),
+        *(_note("rewritten", note) for note in _rewritten(result)),
         *_reasons("left in float:", result.refused.values()),
         *_reasons("failed:", (trial.cause for trial in result.trials if isinstance(trial, FailedTrial))),
         *([_path("graph", result.output_model)] if result.best is not None else []),
@@ -140,6 +140,13 @@ def _reasons(title: str, reasons: Iterable[str]) -> list[RenderableType]:
     for index, (count, reason) in enumerate(shown):
         grid.add_row("" if index else title, str(count), Text(reason))
     return [grid]
+
+
+def _rewritten(result: TuningResult) -> list[str]:
+    """What else than int8 makes a difference between the two, and how much of it."""
+    if result.rewritten_ms is None:
+        return list(result.rewritten)
+    return [*result.rewritten, f"with that alone, the float model takes {result.rewritten_ms:.1f} ms"]
 
 
 def _note(title: str, text: str) -> RenderableType:
