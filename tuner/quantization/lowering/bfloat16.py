@@ -17,6 +17,7 @@ from tensorflow.python.framework import op_def_registry
 
 from tuner.errors import QuantizationError, did_you_mean
 from tuner.model.graph_view import GraphView, node_name, tensor_name
+from tuner.quantization.lowering.fold_padding import fold_padding
 from tuner.quantization.lowering.fused_hard_swish import fuse_hard_swish
 from tuner.quantization.lowering.pointwise_matmul import pointwise_to_matmul
 from tuner.quantization.lowering.static_shapes import Shape, static_shapes
@@ -73,7 +74,7 @@ def to_bfloat16(graph: GraphView, ops: Collection[str]) -> GraphView:
     shapes = static_shapes(graph, _grow(graph, frozenset(ops)))
     seeds = frozenset(op for op in ops if op not in graph.outputs and not _reads_image(graph.nodes[op], shapes))
     seeds = _worthwhile(graph, seeds, shapes)
-    graph = pointwise_to_matmul(fuse_hard_swish(graph, seeds), seeds, shapes)
+    graph = pointwise_to_matmul(fuse_hard_swish(fold_padding(graph, seeds), seeds), seeds, shapes)
     return _write(graph, _grow(graph, seeds))
 
 
@@ -97,7 +98,7 @@ def _grow(graph: GraphView, seeds: frozenset[str]) -> set[str]:
     """The seeds, the bias and activation of each, and what lies between.
 
     Between lies an op all of whose float inputs are bfloat16 already and of whose readers one is again, and an op that
-    only moves values to readers that all are.
+    moves values, some of them bfloat16, to readers that all are.
     """
     region = set(seeds)
     for seed in seeds:
@@ -127,11 +128,11 @@ def _grow(graph: GraphView, seeds: frozenset[str]) -> set[str]:
 
 def _lies_between(graph: GraphView, node: NodeDef, region: set[str]) -> bool:
     readers = [reader.name in region for reader in graph.consumers(node.name)]
-    if node.op in MOVING_OPS and readers and all(readers):
-        return True
     made_of = [graph.nodes[node_name(node.input[index])] for index in _float_inputs(node)]
-    inputs = [made for made in made_of if not _is_constant(graph, made)]
-    return any(readers) and bool(inputs) and all(_makes_bfloat16(made, region) for made in inputs)
+    inputs = [_makes_bfloat16(made, region) for made in made_of if not _is_constant(graph, made)]
+    if node.op in MOVING_OPS and any(inputs) and all(readers):
+        return True
+    return any(readers) and any(inputs) and all(inputs)
 
 
 def _is_constant(graph: GraphView, node: NodeDef) -> bool:
