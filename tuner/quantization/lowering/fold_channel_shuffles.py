@@ -1,7 +1,7 @@
 """Channel shuffles cost little when convolutions write their channels in the order in which they are needed."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -11,13 +11,13 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView, tensor_name
-from tuner.quantization.lowering.channel_flow import Channel, ChannelFlow, Channels, Order, Reader, trace_channels
+from tuner.quantization.lowering.channel_flow import ELEMENTWISE_OPS, ChannelFlow, Order, Reader, trace_channels
+from tuner.quantization.lowering.channel_movers import Channel, Channels
+from tuner.quantization.lowering.channel_uses import Uses, find_networks, find_uses, number_uses
 from tuner.quantization.nodes import const_node, op_node
 
-# What a channel is needed for: the set of channels it is read in, the reader whose result has the same order, and the
-# class of the channel in that result. Channels with equal uses stay side by side.
-Use = tuple[frozenset[Channel], str, int]
-Uses = Mapping[Channel, set[Use]]
+# Measured: a GatherV2 of channels takes as long as 1.5 to 3.5 Transposes of a shuffle.
+SHUFFLES_PER_GATHER = 4
 
 
 def fold_channel_shuffles(graph: GraphView) -> GraphView:
@@ -25,67 +25,19 @@ def fold_channel_shuffles(graph: GraphView) -> GraphView:
 
     A tensor that is read in parts is cut once, by a SplitV, and a reader of several parts has them joined by one
     ConcatV2. Convolutions and channelwise ops keep their names and get constants in the order of what they read; what
-    needs the original order gets it by a GatherV2. Left alone: networks of tensors that need no fewer gathers than
-    they have shuffles. Tensors of a changed network have their channels in another order than before.
+    needs the original order gets it by a GatherV2. Left alone: networks of tensors with too few shuffles for the
+    gathers that they need. Tensors of a changed network have their channels in another order than before.
     """
     flow = trace_channels(graph)
     if not flow.shuffles:
         return graph
-    networks = _find_networks(flow)
+    networks = find_networks(flow)
     shuffles = Counter(networks[flow.channels[tensor][0][0]] for tensor in flow.shuffles)
     trial = _Rewrite.of(graph, flow, {tensor for tensor, network in networks.items() if network in shuffles})
     gathers = Counter(networks[tensor] for tensor in trial.gathered)
-    kept = {tensor for tensor, network in networks.items() if gathers[network] < shuffles[network]}
-    rewrite = _Rewrite.of(graph, flow, kept)
+    changed = {network for network in shuffles if gathers[network] * SHUFFLES_PER_GATHER < shuffles[network]}
+    rewrite = _Rewrite.of(graph, flow, {tensor for tensor, network in networks.items() if network in changed})
     return graph.replace(rewrite.removed, rewrite.added)
-
-
-def _find_networks(flow: ChannelFlow) -> dict[str, str]:
-    """For every tensor with channels of its own, one tensor that stands for all whose orders depend on each other."""
-    parents = {tensor: tensor for channels in flow.channels.values() for tensor, _ in channels}
-
-    def find(tensor: str) -> str:
-        while parents[tensor] != tensor:
-            parents[tensor] = parents[parents[tensor]]
-            tensor = parents[tensor]
-        return tensor
-
-    bound = [{tensor for tensor, _ in channels} for channels in flow.channels.values()]
-    bound += [
-        {reader.node.name, flow.channels[tensor_name(reader.node.input[position])][0][0]}
-        for reader in flow.readers
-        if reader.order is Order.KEPT
-        for position in reader.data
-    ]
-    for tensors in bound:
-        first, *others = tensors
-        for other in others:
-            parents[find(other)] = find(first)
-    return {tensor: find(tensor) for tensor in parents}
-
-
-def _find_uses(flow: ChannelFlow, tensors: AbstractSet[str]) -> Uses:
-    uses: dict[Channel, set[Use]] = defaultdict(set)
-    for reader in reversed(flow.readers):
-        for position, name in enumerate(reader.node.input):
-            read = flow.channels.get(tensor_name(name))
-            if read is None or read[0][0] not in tensors:
-                continue
-            together = frozenset(read)
-            if reader.order is Order.KEPT and position in reader.data:
-                classes = _classes(flow.channels[reader.node.name], uses)
-                for channel, number in zip(read, classes, strict=True):
-                    uses[channel].add((together, reader.node.name, number))
-            else:
-                for channel in read:
-                    uses[channel].add((together, "", 0))
-    return uses
-
-
-def _classes(channels: Channels, uses: Uses) -> list[int]:
-    """Number the different uses of `channels` in the order in which they come."""
-    numbers: dict[frozenset[Use], int] = {}
-    return [numbers.setdefault(frozenset(uses[channel]), len(numbers)) for channel in channels]
 
 
 @dataclass(frozen=True)
@@ -104,7 +56,7 @@ class _Rewrite:
     flow: ChannelFlow
     uses: Uses
     whole: dict[str, _Arranged] = field(default_factory=dict)
-    parts: dict[str, list[_Arranged]] = field(default_factory=dict)
+    parts: dict[str, tuple[_Arranged, list[_Arranged]]] = field(default_factory=dict)
     joined: dict[frozenset[Channel], _Arranged] = field(default_factory=dict)
     in_order: dict[str, str] = field(default_factory=dict)
     gathered: list[str] = field(default_factory=list)
@@ -113,7 +65,7 @@ class _Rewrite:
 
     @classmethod
     def of(cls, graph: GraphView, flow: ChannelFlow, tensors: AbstractSet[str]) -> "_Rewrite":
-        rewrite = cls(graph, flow, _find_uses(flow, tensors))
+        rewrite = cls(graph, flow, find_uses(flow, tensors))
         for reader in flow.readers:
             rewrite._change(reader, tensors)
         return rewrite
@@ -141,7 +93,7 @@ class _Rewrite:
             if reader.order is Order.KEPT and order is not None:
                 written = order
             elif reader.order is Order.FREE:
-                classes = _classes(own, self.uses)
+                classes = number_uses(own, self.uses)
                 written.sort(key=classes.__getitem__)
                 changes.append((1, -1, written))
             self.whole[output] = _Arranged(output, tuple(own[place] for place in written))
@@ -176,29 +128,45 @@ class _Rewrite:
         channels = self.flow.channels[tensor]
         key = frozenset(channels)
         own_uses = {channel: {use for use in self.uses[channel] if use[0] == key} for channel in channels}
-        ranks = dict(zip(channels, enumerate(_classes(channels, own_uses)), strict=True))
-        parts = [part for source in sources for part in self._cut(source) if part.channels[0] in key]
+        ranks = dict(zip(channels, enumerate(number_uses(channels, own_uses)), strict=True))
+        parts = [part for source in sources for part in self._cut(source)[1] if part.channels[0] in key]
         parts.sort(key=lambda part: min((ranks[channel][1], ranks[channel][0]) for channel in part.channels))
         pieces: list[_Arranged] = []
         for source, group in groupby(parts, key=lambda part: part.channels[0][0]):
             neighbours = list(group)
-            pieces += [self.whole[source]] if neighbours == self.parts[source] else neighbours
-        if len(pieces) == 1:
-            return pieces[0]
+            pieces += [self.whole[source]] if neighbours == self.parts[source][1] else neighbours
         name = _node_for(tensor)
+        if len(pieces) == 1:
+            readers = {reader for together, reader, _ in self.uses[pieces[0].channels[0]] if together == key and reader}
+            if ":" in pieces[0].tensor and any(self.graph.nodes[reader].op in ELEMENTWISE_OPS for reader in readers):
+                return self._slice(pieces[0], f"{name}/part")
+            return pieces[0]
         if name == tensor:
             # What joined or picked these channels before has no reader any more: the new node has its name.
             self.removed.add(name)
         self._add("ConcatV2", name, [piece.tensor for piece in pieces], N=len(pieces), Tidx=tf.int32)
         return _Arranged(name, tuple(channel for piece in pieces for channel in piece.channels))
 
-    def _cut(self, tensor: str) -> list[_Arranged]:
-        """The parts of a tensor that are used differently. As many parts as uses: a gather sees to that if need be."""
+    def _slice(self, part: _Arranged, name: str) -> _Arranged:
+        """One part of a tensor, for an element-wise op.
+
+        TensorFlow's arithmetic optimizer swaps MaxPool(Relu(x)) and forgets which output of a SplitV x is.
+        """
+        whole, parts = self.parts[part.channels[0][0]]
+        start = sum(len(before.channels) for before in parts[: parts.index(part)])
+        begin = const_node(f"{name}/begin", np.array([0, 0, 0, start], np.int32))
+        size = const_node(f"{name}/size", np.array([-1, -1, -1, len(part.channels)], np.int32))
+        slice_node = op_node("Slice", name, [whole.tensor, begin.name, size.name], T=tf.float32, Index=tf.int32)
+        self.added += [begin, size, slice_node]
+        return _Arranged(name, part.channels)
+
+    def _cut(self, tensor: str) -> tuple[_Arranged, list[_Arranged]]:
+        """A tensor and its parts that are used differently, each once: a gather brings that about if need be."""
         if tensor in self.parts:
             return self.parts[tensor]
         whole = self.whole[tensor]
         runs = self._runs(whole.channels)
-        classes = dict(zip(whole.channels, _classes(whole.channels, self.uses), strict=True))
+        classes = dict(zip(whole.channels, number_uses(whole.channels, self.uses), strict=True))
         if len(runs) > len(set(classes.values())):
             whole = self._gather(
                 whole, tuple(sorted(whole.channels, key=classes.__getitem__)), f"{_node_for(tensor)}/grouped"
@@ -212,11 +180,11 @@ class _Rewrite:
             self.added.append(sizes)
             self._add("SplitV", name, [whole.tensor, sizes.name], num_split=len(runs), Tlen=tf.int32)
             parts = [_Arranged(f"{name}:{index}" if index else name, run) for index, run in enumerate(runs)]
-        self.parts[tensor] = parts
-        return parts
+        self.parts[tensor] = whole, parts
+        return self.parts[tensor]
 
     def _runs(self, channels: Channels) -> list[Channels]:
-        pairs = groupby(zip(_classes(channels, self.uses), channels, strict=True), key=lambda pair: pair[0])
+        pairs = groupby(zip(number_uses(channels, self.uses), channels, strict=True), key=lambda pair: pair[0])
         return [tuple(channel for _, channel in run) for _, run in pairs]
 
     def _in_original_order(self, tensor: str) -> str:
