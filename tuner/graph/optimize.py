@@ -11,6 +11,7 @@ from tuner.errors import ModelError
 from tuner.graph.batched_nms import batch_multi_class_nms
 from tuner.graph.compare import differences
 from tuner.graph.fold_constants import fold_constants
+from tuner.graph.fuse_transposes import fuse_transposes
 from tuner.graph.map_loop import NotRecognisedError
 from tuner.graph.preprocessor import batch_preprocessor
 from tuner.model.detection_model import DetectionModel
@@ -58,7 +59,7 @@ def optimize_postprocess(model: DetectionModel, images: Sequence[NDArray[Any]]) 
     if not done:
         return Optimization(model, tuple(notes))
     # Only now: sizes are known behind loops that are gone.
-    rewritten = model.with_graph(fold_constants(graph).graph_def)
+    rewritten = model.with_graph(fuse_transposes(fold_constants(graph)).graph_def)
     fault = _first_difference(model, rewritten, images)
     if fault is not None:
         return Optimization(model, (*notes, f"{' and '.join(done)} left as they are: {fault}"))
