@@ -48,6 +48,15 @@ class Output(StrEnum):
     EXACT = "exact"
 
 
+class Correction(StrEnum):
+    """A change of float weights and biases after which rounding costs less, in the order in which they are made."""
+
+    EQUALIZATION = "cross_layer_equalization"
+    SPLITTING = "outlier_channel_splitting"
+    ROUNDING = "weight_rounding"
+    BIAS = "bias_correction"
+
+
 @dataclass(frozen=True, slots=True)
 class OpPrecision:
     """How one operator is computed. All but `dtype` has a meaning for int8 only.

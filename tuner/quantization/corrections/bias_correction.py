@@ -1,6 +1,7 @@
 """Empirical bias correction: what rounding shifts a result by on average goes into the bias."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,11 @@ _SCOPE = "bias_correction"
 
 
 def correct_biases(
-    model: DetectionModel, plan: PrecisionPlan, ranges: Ranges, images: Iterable[NDArray[np.generic]]
+    model: DetectionModel,
+    plan: PrecisionPlan,
+    ranges: Ranges,
+    images: Iterable[NDArray[np.generic]],
+    exact: DetectionModel | None = None,
 ) -> DetectionModel:
     """Add to each int8 op's bias the mean difference, over images and positions, of its float to its int8 result.
 
@@ -31,7 +36,8 @@ def correct_biases(
     appendix D. Ops are corrected one after the other, so that each one meets what the corrected ones before it make: in
     one run per image, since float graph and simulation stand side by side in one graph and each result of the
     simulation is shifted, for that image, by its own mean difference. The mean of the shifts goes into the bias.
-    model: float, BatchNorm folded. images: each [1, H, W, 3]. Ops without a bias have no place for it and stay.
+    model: float, BatchNorm folded. images: each [1, H, W, 3]. exact: where the weights of `model` are changed already,
+    the model whose float results are meant. Ops without a bias have no place for it and stay.
     Raises QuantizationError when there are no images.
     """
     graph = model.graph
@@ -41,9 +47,8 @@ def correct_biases(
         for name, one in convolutions.items()
         if name in plan and plan[name].dtype is Dtype.INT8 and one.bias is not None
     }
-    shifting = _shifting(
-        model, simulate_gated(graph, plan, ranges, f"{_SCOPE}/gates"), chosen, plan.count()[Dtype.INT8]
-    )
+    simulated = simulate_gated(graph, plan, ranges, f"{_SCOPE}/gates")
+    shifting = _shifting(exact or model, simulated, chosen, plan.count()[Dtype.INT8])
     with ModelRunner(shifting) as runner:
         shifts = [runner.run(image) for image in images]
     if not shifts:
@@ -57,12 +62,12 @@ def correct_biases(
 
 
 def _shifting(
-    model: DetectionModel, simulated: GraphView, chosen: Mapping[str, Convolution], gates: int
+    exact: DetectionModel, simulated: GraphView, chosen: Mapping[str, Convolution], gates: int
 ) -> DetectionModel:
     """The simulation with every chosen result shifted to the mean of the float one; the shifts are the outputs."""
     graph_def = GraphDef(versions=simulated.graph_def.versions, library=simulated.graph_def.library)
-    inputs = {node_name(tensor) for tensor in model.inputs}
-    for node in model.graph_def.node:
+    inputs = {node_name(tensor) for tensor in exact.inputs}
+    for node in exact.graph_def.node:
         if node.name not in inputs:
             graph_def.node.append(_in_scope(node, inputs))
     results = {convolution.linear_members[-1]: name for name, convolution in chosen.items()}
@@ -75,7 +80,7 @@ def _shifting(
             copy.name = f"{_SCOPE}/unshifted/{node.name}"
             graph_def.node.extend(_shift_nodes(node.name, copy.name))
     outputs = tuple(f"{_SCOPE}/shift/{result}:0" for result in results)
-    return DetectionModel(graph_def, model.inputs, outputs, model.source, model.format)
+    return replace(exact, graph_def=graph_def, outputs=outputs)
 
 
 def _in_scope(node: NodeDef, shared: set[str]) -> NodeDef:
