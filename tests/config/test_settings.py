@@ -36,6 +36,21 @@ RECORD = {"COCORecord": {"root": "a.record"}}
         (f"{CALIBRATION}.dataloader", {}, "quantization.calibration.dataset", None),
         (f"{CALIBRATION}.q_dataloader", "my.data:loader", "quantization.calibration.q_dataloader", "my.data:loader"),
         ("quantization.engine", "inc", "quantization.engine", "inc"),
+        ("quantization.advance", None, "quantization.corrections", ()),
+        ("quantization.advance.bias_correction", "weight_empirical", "quantization.corrections", ("bias_correction",)),
+        ("quantization.recipes.fast_bias_correction", True, "quantization.corrections", ("bias_correction",)),
+        (
+            "quantization.advance",
+            {"bias_correction": "weight_empirical", "weight_rounding": True, "cross_layer_equalization": True},
+            "quantization.corrections",
+            ("cross_layer_equalization", "weight_rounding", "bias_correction"),
+        ),
+        (
+            "quantization.advance.outlier_channel_splitting",
+            True,
+            "quantization.corrections",
+            ("outlier_channel_splitting",),
+        ),
         ("quantization.model_wise.activation.dtype", "uint8", "quantization.model_wise.dtypes", (Dtype.INT8,)),
         ("quantization.model_wise.activation.dtype", "uint8,int8", "quantization.model_wise.dtypes", (Dtype.INT8,)),
         (
@@ -155,8 +170,7 @@ STRATEGIES = "basic, bayesian, exhaustive, mse, random, sigopt, tpe"
         (
             "quantization.recipes.scale_propagation",
             True,
-            "unknown key with the value True; expected one of scale_propagation_max_pooling, scale_propagation_concat, "
-            "first_conv_or_matmul_quantization, fast_bias_correction, weight_correction "
+            "unknown key with the value True; expected one of fast_bias_correction "
             "(did you mean 'scale_propagation_concat'?)",
         ),
         (
@@ -244,6 +258,10 @@ def test_only_the_first_problems_are_told(parse: Parse) -> None:
 @pytest.mark.parametrize(
     "settings, message",
     [
+        (
+            {"quantization.engine": "inc", "quantization.advance.weight_rounding": True},
+            "quantization.engine: got inc and weight_rounding; expected lowering, which makes these corrections",
+        ),
         (
             {f"{CALIBRATION}.dataloader.dataset": RECORD, f"{CALIBRATION}.q_dataloader": "a:b"},
             f"{CALIBRATION}: got both dataloader and q_dataloader; expected one of them",

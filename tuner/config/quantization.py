@@ -10,6 +10,7 @@ from tuner.config.op_rules import OpPattern, OpRule
 from tuner.config.refusal import EMPTY, Refusal, SettingError
 from tuner.config.section import Section
 from tuner.config.setting import Counts, EntryPoint, OneOf
+from tuner.precision import Correction
 
 
 class CalibrationConfig(Section):
@@ -32,15 +33,27 @@ class CalibrationConfig(Section):
 
 
 class Advance(Section):
-    """Corrections of the quantised weights."""
+    """Corrections of the float model for what rounding does to it. Each is made anew for every plan that is tried."""
 
-    refused: ClassVar = {
-        "bias_correction": Refusal("bias correction is not available in this version: remove it", (None,)),
-    }
+    bias_correction: Annotated[Literal["weight_empirical"] | None, OneOf({"weight_empirical": "weight_empirical"})] = (
+        Field(default=None, description="what rounding shifts each result by on average goes into the bias")
+    )
+    weight_rounding: bool = Field(
+        default=False,
+        description="own extension: weights are rounded so that results, not weights, are disturbed least",
+    )
+    cross_layer_equalization: bool = Field(
+        default=False, description="own extension: weights that make and that read a channel are brought to like size"
+    )
+    outlier_channel_splitting: bool = Field(
+        default=False, description="own extension: channels of huge range become two of half the range"
+    )
 
 
 class Recipes(Section):
     """Parts of LPOT's quantisation that can be switched."""
+
+    fast_bias_correction: bool = Field(default=False, description="the same as advance.bias_correction")
 
     refused: ClassVar = {
         **dict.fromkeys(
@@ -51,9 +64,10 @@ class Recipes(Section):
             "this switch is not available in this version: use true, and keep the first operator in fp32 by op_wise",
             (None, True),
         ),
-        **dict.fromkeys(
-            ("fast_bias_correction", "weight_correction"),
-            Refusal("bias and weight correction are not available in this version: use false", (None, False)),
+        "weight_correction": Refusal(
+            "matching the moments of the weights is not available in this version: use false, and see "
+            "advance.weight_rounding",
+            (None, False),
         ),
     }
 
@@ -88,6 +102,29 @@ class QuantizationConfig(Section):
         default={}, description="what is allowed for operators by name or regular expression"
     )
     recipes: Recipes = Field(default_factory=Recipes, description="parts of the quantisation that can be switched")
-    advance: Advance = Field(default_factory=Advance, description="corrections of the quantised weights")
+    advance: Advance = Field(
+        default_factory=Advance,
+        description="corrections of weights and biases, made for each plan that is tried; off where not given",
+    )
 
     refused: ClassVar = {"train": Refusal("this tool does not train: remove the section", EMPTY)}
+
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """The corrections that are asked for, in the order in which they are made."""
+        wanted = {
+            Correction.EQUALIZATION: self.advance.cross_layer_equalization,
+            Correction.SPLITTING: self.advance.outlier_channel_splitting,
+            Correction.ROUNDING: self.advance.weight_rounding,
+            Correction.BIAS: self.advance.bias_correction is not None or self.recipes.fast_bias_correction,
+        }
+        return tuple(correction for correction in Correction if wanted[correction])
+
+    @model_validator(mode="after")
+    def _engine_corrects(self) -> "QuantizationConfig":
+        if self.engine == "inc" and self.corrections:
+            raise SettingError(
+                f"got inc and {', '.join(self.corrections)}; expected lowering, which makes these corrections",
+                key="engine",
+            )
+        return self
