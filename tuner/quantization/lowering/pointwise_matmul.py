@@ -1,9 +1,10 @@
-"""1x1 convolutions as matrix products: oneDNN's MatMul starts in half the time of its convolution.
+"""Small 1x1 convolutions as matrix products: oneDNN's MatMul starts in half the time of its convolution.
 
-Measured on two cores, batch 1, with bias and Relu, convolution / MatMul in us: 10x10x96 float 52 / 33, bf16 48 / 25;
-20x20x96 float 98 / 82, bf16 80 / 50; 40x40x64 float 129 / 143, bf16 98 / 88.
+Measured in bf16 on two cores, with bias and Relu, convolution / MatMul in us: 10x10x96 48 / 25, 20x20x96 80 / 50,
+40x40x64 98 / 88; in whole detectors the MatMul gains up to 5 million products and loses beyond.
 """
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -19,22 +20,27 @@ from tuner.quantization.nodes import const_node, op_node
 ACTIVATION_OPS = ("Relu", "Relu6", "LeakyRelu", "Elu")
 
 
-def pointwise_to_matmul(graph: GraphView, ops: Collection[str], shapes: Mapping[str, Shape]) -> GraphView:
-    """Write the 1x1 convolutions among `ops`, with bias and activation, as MatMul between two Reshapes.
+# For one image.
+MAX_PRODUCTS = 5_000_000
 
-    The MatMul keeps the convolution's name, the result that of the chain's last op. shapes: `static_shapes` of
-    the ops. Left alone: strides, weights that are not constant, results of unknown height or width, layouts but NHWC.
+
+def pointwise_to_matmul(graph: GraphView, ops: Collection[str], shapes: Mapping[str, Shape]) -> GraphView:
+    """Write the small 1x1 convolutions among `ops`, with bias and activation, as MatMul between two Reshapes.
+
+    The MatMul keeps the convolution's name, the result that of the chain's last op. shapes: `static_shapes` of the ops.
+    Left alone: strides, weights that are not constant, results of unknown height or width, layouts other than NHWC.
     """
     removed: set[str] = set()
     added: list[NodeDef] = []
     for op in ops:
         chain = _chain(graph, graph.nodes[op])
         weights = graph.constant(graph.nodes[op].input[1])
-        shape = shapes.get(op, ())
-        if not chain or weights is None or weights.shape[:2] != (1, 1) or len(shape) != 4 or None in shape[1:]:
+        image_shape = [size for size in shapes.get(op, ())[1:] if size is not None]
+        if not chain or weights is None or weights.shape[:2] != (1, 1) or len(image_shape) != 3:
             continue
-        removed.update(node.name for node in chain)
-        added += _matmul_nodes(chain, weights[0, 0].astype(np.float32), [-1, *(int(size or 0) for size in shape[1:])])
+        if math.prod(image_shape) * weights.shape[2] <= MAX_PRODUCTS:
+            removed.update(node.name for node in chain)
+            added += _matmul_nodes(chain, weights[0, 0].astype(np.float32), [-1, *image_shape])
     return graph.replace(removed, added) if added else graph
 
 
