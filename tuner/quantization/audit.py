@@ -8,8 +8,7 @@ from tensorflow.python.framework import tensor_util
 from tuner.errors import QuantizationError
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import FP32, Dtype, Granularity, OpPrecision, PrecisionPlan
-from tuner.quantization.lowering.kernels import KERNEL_OPS
-from tuner.quantization.lowering.lower import KERNEL_SUFFIX
+from tuner.quantization.lowering.kernels import KERNEL_OPS, KERNEL_SUFFIX
 
 _DECISIONS = {tf.float32.as_datatype_enum: FP32, tf.bfloat16.as_datatype_enum: OpPrecision(Dtype.BF16)}
 

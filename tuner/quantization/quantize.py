@@ -8,8 +8,10 @@ from tuner.precision import Dtype, PrecisionPlan
 from tuner.quantization.lowering.bfloat16 import to_bfloat16
 from tuner.quantization.lowering.convolutions import find_convolutions
 from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
+from tuner.quantization.lowering.fold_channel_shuffles import fold_channel_shuffles
 from tuner.quantization.lowering.lower import lower
 from tuner.quantization.lowering.regions import possible_sources
+from tuner.quantization.lowering.skip_identities import skip_identities
 from tuner.quantization.ranges import Ranges
 
 
@@ -28,7 +30,8 @@ class QuantizableOps:
 
 def prepare(model: DetectionModel) -> DetectionModel:
     """The same detector in the form that is calibrated and lowered: what does not depend on a plan, done once."""
-    return model.with_graph(fold_batch_norm(model.graph).graph_def)
+    graph = fold_channel_shuffles(fold_batch_norm(skip_identities(model.graph)))
+    return model.with_graph(graph.graph_def)
 
 
 def find_quantizable_ops(prepared: DetectionModel) -> QuantizableOps:

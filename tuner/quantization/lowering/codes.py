@@ -6,20 +6,24 @@ divided by it, so that every kernel reads and makes numbers of -1..1.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import QuantizationError
 from tuner.model.graph_view import GraphView
-from tuner.precision import Dtype, OpPrecision, Output, PrecisionPlan
+from tuner.precision import Dtype, Granularity, OpPrecision, Output, PrecisionPlan
 from tuner.quantization.lowering.convolutions import Convolution, find_convolutions
 from tuner.quantization.lowering.regions import Regions, possible_sources
 from tuner.quantization.lowering.residual_sums import settle_sums
 from tuner.quantization.lowering.scale_choice import choose_scales
 from tuner.quantization.lowering.scales import SIGNED_LEVELS, ActivationScale, weight_codes, weight_peaks
+from tuner.quantization.lowering.shared_weights import find_shared_weights
 from tuner.quantization.ranges import Ranges
+
+# The share of weights that lie so near the middle of two codes that their last bit decides.
+TIES = 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class QuantizedConvolution:
     weights: codes, shaped as the float weights. weight_peaks: [channels out] float32.
     bias: [channels out] float32, or None.
     summand_peak: the summand's value at its highest code, as the kernel sees it, or None where nothing is added.
+    weights_of: the op whose kernel has these very codes too, or None.
     Weights and bias are those of the kernel, which sees an input of -1..1 and makes an output of -1..1 where that
     leaves as codes, in the tensor's own unit otherwise.
     """
@@ -41,6 +46,7 @@ class QuantizedConvolution:
     weight_peaks: NDArray[np.float32]
     bias: NDArray[np.float32] | None
     summand_peak: np.float32 | None = None
+    weights_of: str | None = None
 
     @property
     def is_matmul(self) -> bool:
@@ -83,9 +89,24 @@ def decide_codes(graph: GraphView, plan: PrecisionPlan, ranges: Ranges, *, fuse_
         raise QuantizationError(f"no range was collected for {missing[0]}, which int8 convolutions read or make")
     makes_codes = {name for name in chosen if plan[name].output is Output.INT8}
     regions, chosen, ranges = settle_sums(graph, chosen, makes_codes, ranges)
-    scales = choose_scales(regions, chosen, plan, ranges)
-    kernels = {name: _quantize(convolution, plan[name], regions, scales) for name, convolution in chosen.items()}
+    shared = find_shared_weights(
+        {name: kernel for name, kernel in chosen.items() if plan[name].weight_granularity is Granularity.PER_CHANNEL}
+    )
+    scales = choose_scales(regions, chosen, plan, ranges, shared)
+    kernels: dict[str, QuantizedConvolution] = {}
+    for name, convolution in chosen.items():
+        quantized = _quantize(convolution, plan[name], regions, scales)
+        first = kernels.get(shared.get(name, ""))
+        kernels[name] = quantized if first is None else _with_weights_of(quantized, first)
     return Codes(regions, scales, kernels)
+
+
+def _with_weights_of(quantized: QuantizedConvolution, first: QuantizedConvolution) -> QuantizedConvolution:
+    """A kernel with the very codes of another one, where its own differ from them in ties of rounding at most."""
+    differences = np.abs(quantized.weights.astype(np.int16) - first.weights)
+    if differences.max() > 1 or np.count_nonzero(differences) > quantized.weights.size * TIES:
+        return quantized
+    return replace(quantized, weights=first.weights, weights_of=first.convolution.name)
 
 
 def _chosen(graph: GraphView, plan: PrecisionPlan) -> dict[str, Convolution]:

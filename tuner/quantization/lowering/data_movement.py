@@ -66,6 +66,8 @@ def _moves(node: NodeDef) -> Carrier:
 
 def _pools_rows_and_columns(node: NodeDef) -> bool:
     layout = node.attr["data_format"].s.decode() or "NHWC"
+    if node.attr["padding"].s not in (b"SAME", b"VALID"):
+        return False
     return layout == "NHWC" and _is_one(node.attr["ksize"].list.i[3:]) and _is_one(node.attr["strides"].list.i[3:])
 
 

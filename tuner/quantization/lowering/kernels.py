@@ -20,6 +20,8 @@ CONVOLUTION_KERNELS = {"Conv2D": "_FusedQuantizedConv2D", "DepthwiseConv2dNative
 MATMUL_KERNEL = "_QuantizedMatMul"
 KERNEL_OPS = (*CONVOLUTION_KERNELS.values(), MATMUL_KERNEL)
 
+KERNEL_SUFFIX = "/int8"
+
 # The ends of all codes' ranges: constants that every graph with codes has once.
 MINUS_ONE, ZERO, ONE = "tuner/int8/minus_one", "tuner/int8/zero", "tuner/int8/one"
 
@@ -179,13 +181,14 @@ def _weight_nodes(
     known = np.asarray(peaks, np.float32)
     # Equal peaks are one scale per tensor: the kernels take a range of one value for that.
     known = known[:1] if np.all(known == known[0]) else known
-    weights = quantized.weights
-    nodes = [
-        const_node(f"{name}/weights", weights[0, 0] if quantized.is_matmul else weights, tf.qint8),
+    weights = quantized.weights[0, 0] if quantized.is_matmul else quantized.weights
+    weights_name = f"{quantized.weights_of or quantized.convolution.name}{KERNEL_SUFFIX}/weights"
+    nodes = [] if quantized.weights_of else [const_node(weights_name, weights, tf.qint8)]
+    nodes += [
         const_node(f"{name}/weights_low", -known, on_host=True),
         const_node(f"{name}/weights_high", known, on_host=True),
     ]
-    inputs, types = [f"{name}/weights"], [data.dtype, tf.qint8]
+    inputs, types = [weights_name], [data.dtype, tf.qint8]
     if bias is not None:
         nodes.append(const_node(f"{name}/bias", np.asarray(bias, np.float32)))
         inputs.append(f"{name}/bias")

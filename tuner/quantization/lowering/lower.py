@@ -12,6 +12,7 @@ from tuner.quantization.lowering.borders import PLAIN_TYPES, dequantize_nodes, q
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
 from tuner.quantization.lowering.data_movement import Carrier
 from tuner.quantization.lowering.kernels import (
+    KERNEL_SUFFIX,
     CodeTensor,
     code_dtype,
     convolution_nodes,
@@ -22,7 +23,8 @@ from tuner.quantization.lowering.kernels import (
 from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 
-KERNEL_SUFFIX = "/int8"
+# TensorFlow's MaxPool of plain integers goes pixel by pixel: with few channels oneDNN's takes two thirds of its time.
+FEWEST_CHANNELS_OF_PLAIN_POOLS = 32
 
 
 def lower(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> GraphView:
@@ -45,7 +47,7 @@ def lower(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> GraphView:
             name = f"{made}/image" if codes.kernels[source.kernel].is_matmul else made
             tensors[source.tensor] = CodeTensor(name, code_dtype(scale))
     for carrier in codes.regions.carriers.values():
-        added += _carrier_nodes(carrier, tensors)
+        added += _carrier_nodes(carrier, tensors, len(codes.scales[carrier.outputs[0]].peaks))
         if not carrier.sizes:
             # Of an op with several results the float form stays: nodes cannot be named after its later results.
             name = carrier.outputs[0]
@@ -63,12 +65,14 @@ def _quantized_name(tensor: str) -> str:
     return f"{node}/output_{output}/quantized" if output else f"{node}/quantized"
 
 
-def _carrier_nodes(carrier: Carrier, tensors: dict[str, CodeTensor]) -> list[NodeDef]:
+def _carrier_nodes(carrier: Carrier, tensors: dict[str, CodeTensor], channels: int) -> list[NodeDef]:
     """The op on codes as plain integers: TensorFlow has kernels for those, and faster ones than for quantised types.
 
-    Adds what the op makes to `tensors`.
+    Adds what the op makes to `tensors`. channels: of the first output.
     """
     dtype = tensors[carrier.inputs[0]].dtype
+    if carrier.node.op == "MaxPool" and channels < FEWEST_CHANNELS_OF_PLAIN_POOLS:
+        return _quantized_pool_nodes(carrier, tensors)
     plain = PLAIN_TYPES[dtype]
     node = NodeDef()
     node.CopyFrom(carrier.node)
@@ -83,6 +87,17 @@ def _carrier_nodes(carrier: Carrier, tensors: dict[str, CodeTensor]) -> list[Nod
         after.append(op_node("Bitcast", codes, [moved], T=plain, type=dtype))
         tensors[output] = CodeTensor(codes, dtype)
     return [*before, node, *after]
+
+
+def _quantized_pool_nodes(carrier: Carrier, tensors: dict[str, CodeTensor]) -> list[NodeDef]:
+    data, attributes = tensors[carrier.inputs[0]], carrier.node.attr
+    pooled = CodeTensor(carrier.node.name + KERNEL_SUFFIX, data.dtype)
+    tensors[carrier.outputs[0]] = pooled
+    sizes = {key: list(attributes[key].list.i) for key in ("ksize", "strides")}
+    padding = attributes["padding"].s.decode()
+    return [
+        op_node("QuantizedMaxPool", pooled.name, [data.name, *data.ends], T=data.dtype, padding=padding, **sizes)
+    ]
 
 
 def _convolution_nodes(

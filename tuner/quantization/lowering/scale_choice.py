@@ -1,6 +1,6 @@
 """Choose the scale of every channel that travels as codes, from who makes it and who reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,19 @@ from tuner.quantization.ranges import Ranges
 
 
 def choose_scales(
-    regions: Regions, chosen: Mapping[str, Convolution], plan: PrecisionPlan, ranges: Ranges
+    regions: Regions,
+    chosen: Mapping[str, Convolution],
+    plan: PrecisionPlan,
+    ranges: Ranges,
+    shared_weights: Collection[str],
 ) -> dict[str, ActivationScale]:
     """The scale of every tensor of codes in `regions`.
 
     Codes that a kernel makes have a scale for each channel, which costs nothing: the channel's own where only depthwise
     convolutions read it, else the balanced one. Codes that QuantizeV2 makes have one scale, since more would take a Mul
-    in front of it; it is worth it for depthwise readers. One scale have also the codes that are added, and those read
-    or made by weights with one scale, which would lose more than the activations gain.
+    in front of it; it is worth it for depthwise readers. One scale have also the codes that are added, those read by
+    weights that are shared (stored once, they cannot absorb the scales of each reader), and those read or made by
+    weights with one scale, which would lose more than the activations gain. shared_weights: names of such readers.
     """
     total = len(regions.group)
     depthwise, mixed, uniform = (np.zeros(total, bool) for _ in range(3))
@@ -31,7 +36,7 @@ def choose_scales(
         (depthwise if convolution.is_depthwise else mixed)[channels] = True
         for channel in channels:
             algorithms[channel] = plan[name].activation_algorithm
-        uniform[channels] |= plan[name].weight_granularity is Granularity.PER_TENSOR
+        uniform[channels] |= plan[name].weight_granularity is Granularity.PER_TENSOR or name in shared_weights
         if convolution.summand is not None:
             uniform[regions.channels[convolution.summand]] = True
             uniform[regions.channels[convolution.output]] = True

@@ -71,7 +71,7 @@ def balanced_peaks(observed: TensorRange) -> NDArray[np.float32]:
     The channel's own peak would round activations least and weights most; the square root shares the error between them
     (SmoothQuant with alpha 0.5, Xiao et al. 2023, equation 4, applied to activation peaks).
     """
-    return np.sqrt(channel_peaks(observed) * tensor_peak(observed)).astype(np.float32)
+    return np.asarray(np.sqrt(channel_peaks(observed) * tensor_peak(observed)), np.float32)
 
 
 def weight_peaks(
