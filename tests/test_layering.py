@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["session"] = {"config", "inputs", "model", "precision"}
 ALLOWED["engine"] = {"config", "model", "precision", "quantization"}
 ALLOWED["meter"] = {"config", "evaluation", "inputs", "model", "progress", "trial"}
+ALLOWED["finals"] = {"config", "criterion", "meter", "model", "precision", "quantization", "trial", "trial_runner"}
 # Whatever lies above the first level may tell its progress.
 for _room in set(ALLOWED) - {"errors", "files", "precision", "progress", "detections", "entry_point", "trial"}:
     ALLOWED[_room].add("progress")

@@ -21,6 +21,7 @@ from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 from tuner.pipeline import TuningJob, evaluate, tune
+from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.report.result import TuningResult
 from tuner.trial import CompletedTrial
 
@@ -154,7 +155,7 @@ class Accuracy:
 
 
 def int8_ops(graph_def: Any) -> set[str]:
-    return {node.name.removesuffix("/int8") for node in graph_def.node if node.op.startswith("_FusedQuantized")}
+    return {node.name.removesuffix("/int8") for node in graph_def.node if node.op in KERNEL_OPS}
 
 
 def result_of(job: TuningJob) -> Any:

@@ -15,6 +15,8 @@ from tuner.quantization.ranges import Ranges, TensorRange
 
 tf1 = tf.compat.v1
 
+ACTIVATIONS = {"Relu": tf.nn.relu, "Relu6": tf.nn.relu6, "LeakyRelu": tf.nn.leaky_relu}
+
 
 class FloatGraph:
     """A float graph in the making, with the input `x`: [N, H, W, channels] float32.
@@ -61,7 +63,7 @@ class FloatGraph:
                 values = self.weights(data.shape[-1]) if bias is True else bias
                 data = tf.nn.bias_add(data, values, name=f"{name}/bias")
             if activation is not None:
-                data = {"Relu": tf.nn.relu, "Relu6": tf.nn.relu6}[activation](data, name=f"{name}/activation")
+                data = ACTIVATIONS[activation](data, name=f"{name}/activation")
         return data
 
     def batch_norm(self, data: tf.Tensor, name: str, **changes: Any) -> tf.Tensor:
@@ -104,14 +106,18 @@ def run_graph(graph: GraphView, x: NDArray[np.float32], *tensors: str) -> list[N
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(graph.graph_def, name="")
         with tf1.Session(graph=imported) as session:
-            values: list[NDArray[Any]] = session.run([f"{name}:0" for name in tensors or ("out",)], {"x:0": x})
+            fetched = [name if ":" in name else f"{name}:0" for name in tensors or ("out",)]
+            values: list[NDArray[Any]] = session.run(fetched, {"x:0": x})
             return values
 
 
 def observe_ranges(graph: GraphView, x: NDArray[np.float32], tensors: Iterable[str]) -> Ranges:
     names = sorted(set(tensors))
     values = run_graph(graph, x, *names)
-    return {name: TensorRange(value.min((1, 2)), value.max((1, 2))) for name, value in zip(names, values, strict=True)}
+    return {
+        name: TensorRange(value.min((1, 2)), value.max((1, 2)), shape=value.shape)
+        for name, value in zip(names, values, strict=True)
+    }
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,8 @@ import pytest
 
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, INT8, PrecisionPlan
-from tuner.quantization.lowering.codes import quantize_convolutions
-from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
-from tuner.quantization.quantize import find_quantizable_ops, view
+from tuner.quantization.gated_simulation import simulate_gated
+from tuner.quantization.quantize import find_quantizable_ops, prepare
 from tuner.quantization.ranges import Ranges, collect_ranges
 from tuner.quantization.sensitivity import measure_sensitivity
 from tuner.quantization.simulation import simulate
@@ -18,7 +17,7 @@ IMAGES = [np.random.default_rng(seed).normal(0, 1, (1, 9, 7, 8)).astype(np.float
 OPS = ("first", "middle", "worst", "boxes", "classes")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(float_graph: Any) -> Any:
     """Two heads behind three convolutions; what enters `worst` has one value a thousand times as large as the rest."""
     sketch = float_graph(seed=8)
@@ -34,12 +33,12 @@ def model(float_graph: Any) -> Any:
     data = sketch.named(sketch.convolve(data, "worst", weights=weights), "mixed")
     sketch.named(sketch.convolve(data, "boxes"), "detection_boxes")
     sketch.named(sketch.convolve(data, "classes"), "detection_classes")
-    return sketch.model("detection_boxes", "detection_classes")
+    return prepare(sketch.model("detection_boxes", "detection_classes"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ranges(model: Any) -> Ranges:
-    return collect_ranges(model, sorted(set(find_quantizable_ops(model).inputs.values())), IMAGES)
+    return collect_ranges(model, find_quantizable_ops(model).tensors, IMAGES)
 
 
 def test_the_worst_op_comes_first(model: Any, ranges: Ranges) -> None:
@@ -57,27 +56,31 @@ def test_only_ops_in_int8_are_ranked(model: Any, ranges: Ranges) -> None:
 
 
 def test_gates(model: Any, ranges: Ranges, run: Callable[..., Any]) -> None:
-    """All open is the simulation of the plan, all shut the float graph, one shut the plan with that op in float."""
-    graph = fold_batch_norm(view(model))
-    plan = PrecisionPlan(dict.fromkeys(OPS, INT8))
-    gated = model.with_graph(simulate(graph, plan, ranges, gates="gates").graph_def)
-    order = [quantized.convolution.name for quantized in quantize_convolutions(graph, plan, ranges)]
-    assert sorted(order) == sorted(OPS)
+    """All shut is the float graph; one open is the plan with that op alone in int8; each adds an error of its own."""
+    order = find_quantizable_ops(model).names
+    plan = PrecisionPlan(dict.fromkeys(order, INT8))
+    gated = model.with_graph(simulate_gated(model.graph, plan, ranges, "gates").graph_def)
+    all_float = PrecisionPlan(dict.fromkeys(order, FP32))
+    # Of the ops whose input no kernel makes, and of a depthwise one, the scale does not depend on the other ops.
     expected = {
-        frozenset[str](): view(model),
-        frozenset(OPS): simulate(graph, plan, ranges),
-        frozenset(OPS) - {"worst"}: simulate(graph, plan.with_ops(["worst"], FP32), ranges),
-        frozenset({"middle"}): simulate(graph, plan.with_ops({*OPS} - {"middle"}, FP32), ranges),
+        frozenset[str](): model.graph,
+        **{
+            frozenset({op}): simulate(model.graph, all_float.with_ops([op], INT8), ranges)
+            for op in ("first", "middle", "worst")
+        },
     }
     results = []
     with ModelRunner(gated) as runner:
         for open_gates, wanted in expected.items():
             gates = np.array([op in open_gates for op in order], np.float32)
             found = runner.fetch(list(model.outputs), IMAGES[0], {"gates:0": gates})
-            for value, reference in zip(
-                found, run(wanted, IMAGES[0], "detection_boxes", "detection_classes"), strict=True
-            ):
+            references = run(wanted, IMAGES[0], "detection_boxes", "detection_classes")
+            for value, reference in zip(found, references, strict=True):
                 assert np.abs(value - reference).max() < 1e-4 * np.abs(reference).max() + 1e-6
             results.append(found[0])
+        (all_open, _) = runner.fetch(list(model.outputs), IMAGES[0], {"gates:0": np.ones(len(order), np.float32)})
     for index, result in enumerate(results):
         assert all(np.abs(result - other).max() > 0 for other in results[:index])
+    simulated, exact = run(simulate(model.graph, plan, ranges), IMAGES[0], "detection_boxes")[0], results[0]
+    share = np.linalg.norm(all_open - exact) / np.linalg.norm(simulated - exact)
+    assert 0.5 < share < 2

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tuner.errors import QuantizationError
 from tuner.precision import FP32, INT8, PrecisionPlan
-from tuner.quantization.lowering.codes import quantize_convolutions
+from tuner.quantization.lowering.codes import decide_codes
 from tuner.quantization.lowering.convolutions import find_convolutions
 
 tf1 = tf.compat.v1
@@ -27,10 +27,10 @@ def test_what_one_kernel_replaces(op: str, bias: bool, activation: str | None, f
     assert list(convolution.members) == members
     assert list(convolution.linear_members) == ["conv", *["conv/bias"] * bias]
     assert (convolution.name, convolution.input, convolution.output) == ("conv", "x", members[-1])
-    assert convolution.activation == activation
+    assert (convolution.activation.op if convolution.activation else None) == activation
     assert (convolution.bias is not None) == bias
     assert convolution.is_depthwise == (op != "Conv2D")
-    assert convolution.channels_out == (12 if op == "Conv2D" else 8)
+    assert (convolution.summand, convolution.pad, convolution.without_sum) == (None, None, None)
 
 
 def test_a_bias_that_something_else_reads_ends_the_kernel(float_graph: Any) -> None:
@@ -57,6 +57,65 @@ def test_a_bias_that_is_computed_stays_outside(float_graph: Any) -> None:
     sketch.named(sketch.convolve(sketch.x, "conv", bias=bias, activation="Relu"), "out")
     found, _ = find_convolutions(sketch.view())
     assert found["conv"].members == ("conv",)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "is_pointwise"),
+    [
+        ((1, 1, 8, 5), {}, True),
+        ((1, 1, 8, 5), {"padding": "VALID"}, True),
+        ((1, 1, 8, 5), {"stride": 2}, False),
+        ((1, 1, 4, 6), {}, False),
+        ((3, 3, 8, 5), {}, False),
+        ((1, 3, 8, 5), {}, False),
+        ((1, 1, 8, 1), {"op": "DepthwiseConv2dNative"}, False),
+    ],
+)
+def test_matrix_products(
+    sizes: tuple[int, ...], settings: dict[str, Any], is_pointwise: bool, float_graph: Any
+) -> None:
+    """What is a product of pixels and weights can take LeakyRelu too; what is not leaves it to a float op."""
+    sketch = float_graph()
+    data = sketch.convolve(sketch.x, "conv", weights=sketch.weights(*sizes), activation="LeakyRelu", **settings)
+    sketch.named(data, "out")
+    found, _ = find_convolutions(sketch.view())
+    assert found["conv"].is_pointwise == is_pointwise
+    assert found["conv"].members == (("conv", "conv/activation") if is_pointwise else ("conv",))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "padding", "is_folded"),
+    [
+        ([[0, 0], [1, 2], [3, 0], [0, 0]], "VALID", True),
+        ([[0, 0], [1, 1], [1, 1], [0, 0]], "SAME", False),
+        ([[0, 0], [1, 1], [1, 1], [0, 1]], "VALID", False),
+        ([[1, 0], [1, 1], [1, 1], [0, 0]], "VALID", False),
+    ],
+)
+@pytest.mark.parametrize("op", ["Conv2D", "DepthwiseConv2dNative"])
+def test_zeros_around_the_input(
+    op: str, amounts: list[list[int]], padding: str, is_folded: bool, float_graph: Any
+) -> None:
+    sketch = float_graph()
+    with sketch.graph.as_default():
+        padded = tf.pad(sketch.x, amounts, name="pad")
+    sketch.named(sketch.convolve(padded, "conv", op, padding=padding), "out")
+    found, _ = find_convolutions(sketch.view())
+    convolution = found["conv"]
+    assert convolution.input == ("x" if is_folded else "pad")
+    assert (convolution.pad is not None) == is_folded
+    assert convolution.pads == (tuple(map(tuple, amounts)) if is_folded else ())
+    assert convolution.members == ("conv",)
+
+
+def test_padding_that_something_else_reads_is_not_folded(float_graph: Any) -> None:
+    sketch = float_graph()
+    with sketch.graph.as_default():
+        padded = tf.pad(sketch.x, [[0, 0], [1, 1], [1, 1], [0, 0]], name="pad")
+    sketch.named(sketch.convolve(padded, "conv", padding="VALID"), "out")
+    sketch.named(padded, "beside")
+    found, _ = find_convolutions(sketch.view("out", "beside"))
+    assert (found["conv"].input, found["conv"].pad) == ("pad", None)
 
 
 def channels_first(sketch: Any) -> None:
@@ -122,6 +181,6 @@ def test_refusals_say_why(make: Callable[[Any], None], reason: str, float_graph:
     found, refused = find_convolutions(graph)
     assert found == {}
     assert refused == {name: reason}
-    assert quantize_convolutions(graph, PrecisionPlan({name: FP32}), {}) == []
+    assert dict(decide_codes(graph, PrecisionPlan({name: FP32}), {}).kernels) == {}
     with pytest.raises(QuantizationError, match=re.escape(f"{name} cannot be int8: {reason}")):
-        quantize_convolutions(graph, PrecisionPlan({name: INT8}), {})
+        decide_codes(graph, PrecisionPlan({name: INT8}), {})

@@ -1,82 +1,117 @@
-"""Codes of the input, one by one."""
-
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework import tensor_util
 
-from tuner.model.graph_view import GraphView
-from tuner.quantization.lowering.kernels import code_dtype, kernel_nodes, quantize_nodes
+from tuner.quantization.lowering.codes import QuantizedConvolution
+from tuner.quantization.lowering.convolutions import Convolution
+from tuner.quantization.lowering.kernels import (
+    CodeTensor,
+    code_dtype,
+    convolution_nodes,
+    end_nodes,
+    matmul_nodes,
+    sums_to_float_nodes,
+)
 from tuner.quantization.lowering.scales import ActivationScale
 from tuner.quantization.nodes import op_node
 
-
-def codes_of(scale: ActivationScale, x: Any, float_graph: Any, run: Callable[..., Any]) -> Any:
-    graph_def = float_graph(channels=x.shape[-1]).view("x").graph_def
-    tensor, nodes = quantize_nodes("x", scale, "codes")
-    graph_def.node.extend(nodes)
-    assert tensor.dtype == code_dtype(scale)
-    codes, low, high = run(GraphView(graph_def, frozenset({"codes"})), x, "codes")[0], *run_ranges(graph_def, x)
-    assert (low, high) == ((0, peak_of(scale)) if scale.is_unsigned else (-peak_of(scale), peak_of(scale)))
-    return codes.astype(np.int32)
+DATA = CodeTensor("codes", tf.quint8)
+INPUT = ActivationScale(np.ones(4, np.float32), True)
 
 
-def run_ranges(graph_def: Any, x: Any) -> tuple[float, float]:
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(graph_def, name="")
-        with tf.compat.v1.Session(graph=graph) as session:
-            low, high = session.run(["codes:1", "codes:2"], {"x:0": x})
-    return float(low), float(high)
+def quantized(
+    peaks: list[float], *, output: ActivationScale | None = None, bias: bool = True, activation: str | None = None
+) -> QuantizedConvolution:
+    node = op_node("Conv2D", "conv", ["x", "w"], strides=[1, 1, 1, 1], padding="SAME")
+    shape = (1, 1, 4, len(peaks))
+    convolution = Convolution(
+        node,
+        np.zeros(shape, np.float32),
+        None,
+        None if activation is None else op_node(activation, "activation", ["conv"]),
+        ("conv",),
+        is_pointwise=True,
+    )
+    values = np.arange(len(peaks), dtype=np.float32) if bias else None
+    return QuantizedConvolution(
+        convolution, INPUT, output, np.zeros(shape, np.int8), np.array(peaks, np.float32), values
+    )
 
 
-def peak_of(scale: ActivationScale) -> float:
-    return 1.0 if scale.peaks.ndim else float(scale.peaks)
+def constants(nodes: list[NodeDef]) -> dict[str, np.ndarray]:
+    return {
+        node.name: tensor_util.MakeNdarray(node.attr["value"].tensor) for node in nodes if node.op.endswith("Const")
+    }
 
 
-@pytest.mark.parametrize(("is_unsigned", "span"), [(False, (-127, 127)), (True, (0, 255))])
-@pytest.mark.parametrize("peak", [1e-4, 1.0, 6.0, 2550.0])
-def test_every_code_is_exact(
-    is_unsigned: bool, span: tuple[int, int], peak: float, float_graph: Any, run: Callable[..., Any]
+def kernel(nodes: list[NodeDef]) -> NodeDef:
+    (found,) = (node for node in nodes if not node.op.endswith("Const"))
+    return found
+
+
+@pytest.mark.parametrize("is_unsigned", [True, False])
+def test_ends_of_codes(is_unsigned: bool) -> None:
+    dtype = code_dtype(ActivationScale(np.ones(1, np.float32), is_unsigned))
+    assert dtype == (tf.quint8 if is_unsigned else tf.qint8)
+    values = constants(end_nodes())
+    assert [float(values[end]) for end in CodeTensor("x", dtype).ends] == [0 if is_unsigned else -1, 1]
+    assert {node.op for node in end_nodes()} == {"HostConst"}
+
+
+@pytest.mark.parametrize(("peaks", "sizes"), [([0.5, 0.5], 1), ([0.5, 0.25], 2)])
+@pytest.mark.parametrize("write", ["convolution", "matmul"])
+def test_equal_weight_peaks_are_written_as_one_scale(write: str, peaks: list[float], sizes: int) -> None:
+    codes = quantized(peaks, output=ActivationScale(np.ones(2, np.float32), True))
+    nodes = convolution_nodes(codes, DATA, None, "n") if write == "convolution" else matmul_nodes(codes, DATA, "n")
+    values = constants(nodes)
+    assert values["n/weights_high"].tolist() == peaks[:sizes]
+    assert values["n/weights_low"].tolist() == [-peak for peak in peaks[:sizes]]
+
+
+def test_sums_are_on_one_scale_for_all_channels() -> None:
+    values = constants(convolution_nodes(quantized([0.5, 0.25]), DATA, None, "n"))
+    assert values["n/weights_high"].tolist() == [1]
+    assert values["n/bias"].tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("activation", "makes_codes", "convolution_fuses", "matmul_fuses"),
+    [
+        (None, False, ["BiasAdd"], ["BiasAdd", "Dequantize"]),
+        (None, True, ["BiasAdd", "Requantize"], ["BiasAdd", "Requantize"]),
+        ("Relu", False, ["BiasAdd", "Relu"], ["BiasAdd", "Relu", "Dequantize"]),
+        ("Relu", True, ["BiasAdd", "Relu", "Requantize"], ["BiasAdd", "Relu", "Requantize"]),
+        # Codes end at 6 anyway, sums do not.
+        ("Relu6", False, ["BiasAdd"], ["BiasAdd", "Relu6", "Dequantize"]),
+        ("Relu6", True, ["BiasAdd", "Relu", "Requantize"], ["BiasAdd", "Relu", "Requantize"]),
+        ("LeakyRelu", True, None, ["BiasAdd", "LeakyRelu", "Requantize"]),
+    ],
+)
+def test_what_kernels_fuse(
+    activation: str | None, makes_codes: bool, convolution_fuses: list[str] | None, matmul_fuses: list[str]
 ) -> None:
-    scale = ActivationScale(np.float32(peak), is_unsigned)
-    lowest, highest = span
-    wanted = np.arange(lowest, highest + 1)
-    # A little off the middle of each code, on either side, and far beyond both ends.
-    shifted = [wanted * float(scale.step) + shift * float(scale.step) for shift in (-0.45, 0.0, 0.45)]
-    x = np.stack([*shifted, np.full(wanted.shape, -3 * peak), np.full(wanted.shape, 3 * peak)]).astype(np.float32)
-    codes = codes_of(scale, x[np.newaxis, ..., np.newaxis], float_graph, run)[0, ..., 0]
-    np.testing.assert_array_equal(codes[:3], [wanted] * 3)
-    assert set(codes[3]) == {lowest}
-    assert set(codes[4]) == {highest}
+    output = ActivationScale(np.ones(2, np.float32), True) if makes_codes else None
+    codes = quantized([0.5, 0.25], output=output, activation=activation)
+    if convolution_fuses is not None:
+        fused = kernel(convolution_nodes(codes, DATA, None, "n")).attr["fused_ops"].list.s
+        assert [name.decode() for name in fused] == convolution_fuses
+    fused = kernel(matmul_nodes(codes, DATA, "n")).attr["fused_ops"].list.s
+    assert [name.decode() for name in fused] == matmul_fuses
 
 
-@pytest.mark.parametrize("is_unsigned", [False, True])
-def test_each_channel_has_its_own_scale(is_unsigned: bool, float_graph: Any, run: Callable[..., Any]) -> None:
-    scale = ActivationScale(np.array([0.01, 1, 100], np.float32), is_unsigned)
-    shares = np.linspace(0 if is_unsigned else -1, 1, 41)
-    x = (shares[:, np.newaxis] * scale.peaks).astype(np.float32)[np.newaxis, np.newaxis]
-    codes = codes_of(scale, x, float_graph, run)[0, 0]
-    expected = np.round(shares * scale.levels)
-    # Half a step is a tie that float32 may round either way.
-    certain = np.abs(np.abs(shares * scale.levels - expected) - 0.5) > 1e-3
-    np.testing.assert_array_equal(codes[certain], np.repeat(expected[certain, np.newaxis], 3, axis=1))
+def test_as_many_types_as_inputs() -> None:
+    for output in (None, ActivationScale(np.ones(2, np.float32), False)):
+        for bias in (False, True):
+            codes = quantized([0.5, 0.25], output=output, bias=bias)
+            for nodes in (convolution_nodes(codes, DATA, None, "n"), matmul_nodes(codes, DATA, "n")):
+                node = kernel(nodes)
+                assert len(node.attr["Thost_inputs"].list.type) == len(node.input)
+                assert {node.name for node in nodes} >= {name for name in node.input if name.startswith("n/")}
 
 
-def test_equal_weight_peaks_are_written_as_one_scale() -> None:
-    convolution = op_node("Conv2D", "conv", ["x", "w"], strides=[1, 1, 1, 1], padding="SAME")
-    data, _ = quantize_nodes("x", ActivationScale(np.float32(1), True), "codes")
-    for peaks, sizes in (([0.5, 0.5], [1]), ([0.5, 0.25], [2])):
-        nodes = kernel_nodes(
-            convolution,
-            data,
-            np.zeros((1, 1, 1, 2), np.int8),
-            np.array(peaks, np.float32),
-            bias=None,
-            name="kernel",
-            relu=False,
-            output=None,
-        )
-        (high,) = (node for node in nodes if node.name == "kernel/weights_high")
-        assert [dimension.size for dimension in high.attr["value"].tensor.tensor_shape.dim] == sizes
+def test_reading_sums() -> None:
+    *_, last = nodes = sums_to_float_nodes("sums", np.array([0.5, 2]), "out")
+    assert (last.name, last.op) == ("out", "Mul")
+    assert constants(nodes)["sums/units"].tolist() == [0.5, 2]

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tuner.precision import Granularity
 from tuner.quantization.lowering.scales import (
     LARGEST_BIAS_CODE,
-    balanced_scales,
-    channel_scales,
-    tensor_scale,
+    ActivationScale,
+    balanced_peaks,
+    channel_peaks,
+    tensor_peak,
     weight_codes,
     weight_peaks,
 )
@@ -18,51 +21,53 @@ def observed(lows: list[list[float]], highs: list[list[float]]) -> TensorRange:
 
 
 @pytest.mark.parametrize(
-    ("lows", "highs", "peak", "is_unsigned"),
-    [
-        ([[0, 0], [0, 1]], [[2, 3], [4, 1]], 4, True),
-        ([[0, -0.5], [0, 1]], [[2, 3], [4, 1]], 4, False),
-        ([[-7, 0]], [[2, 3]], 7, False),
-        ([[-7, -2]], [[-3, -1]], 7, False),
-        ([[0, 0]], [[0, 0]], 1, True),
-    ],
+    ("is_unsigned", "levels", "from_quantize", "from_kernel"), [(True, 255, 0, 0), (False, 127, -127, -128)]
 )
-def test_one_scale_for_a_tensor(
-    lows: list[list[float]], highs: list[list[float]], peak: float, is_unsigned: bool
-) -> None:
-    scale = tensor_scale(observed(lows, highs))
-    assert scale.peaks.shape == ()
-    assert (scale.peaks, scale.is_unsigned) == (peak, is_unsigned)
-    assert scale.levels == (255 if is_unsigned else 127)
-    assert scale.step == pytest.approx(peak / scale.levels)
+def test_codes_of_a_scale(is_unsigned: bool, levels: int, from_quantize: int, from_kernel: int) -> None:
+    scale = ActivationScale(np.array([3, 0.5], np.float32), is_unsigned)
+    assert scale.levels == levels
+    assert scale.lowest_code(from_kernel=False) == from_quantize
+    assert scale.lowest_code(from_kernel=True) == from_kernel
+    np.testing.assert_allclose(scale.steps, [3 / levels, 0.5 / levels], rtol=1e-6)
+    assert scale.steps.dtype == np.float32
+    assert not scale.is_uniform
+    assert ActivationScale(np.array([3, 3], np.float32), is_unsigned).is_uniform
 
 
 @pytest.mark.parametrize(
-    ("lows", "from_quantize", "from_kernel"), [([[0.0]], 0, 0), ([[-1.0]], -127, -128)], ids=["unsigned", "signed"]
+    ("lows", "highs", "peak"),
+    [
+        ([[0, 0], [0, 1]], [[2, 3], [4, 1]], 4),
+        ([[0, -0.5], [0, 1]], [[2, 3], [4, 1]], 4),
+        ([[-7, 0]], [[2, 3]], 7),
+        ([[-7, -2]], [[-3, -1]], 7),
+        ([[0, 0]], [[0, 0]], 1),
+    ],
 )
-def test_lowest_codes(lows: list[list[float]], from_quantize: int, from_kernel: int) -> None:
-    scale = tensor_scale(observed(lows, [[1.0]]))
-    assert scale.lowest_code(from_kernel=False) == from_quantize
-    assert scale.lowest_code(from_kernel=True) == from_kernel
+def test_one_peak_for_a_tensor(lows: list[list[float]], highs: list[list[float]], peak: float) -> None:
+    assert tensor_peak(observed(lows, highs)) == peak
 
 
-def test_one_scale_for_each_channel() -> None:
-    scale = channel_scales(observed([[-1, 0, 0], [-5, 0, 0]], [[2, 0.25, 10], [1, 0.5, 8]]))
-    assert scale.peaks.tolist() == [5, 0.5, 10]
-    assert not scale.is_unsigned
+def test_one_peak_for_each_channel() -> None:
+    peaks = channel_peaks(observed([[-1, 0, 0], [-5, 0, 0]], [[2, 0.25, 10], [1, 0.5, 8]]))
+    assert peaks.tolist() == [5, 0.5, 10]
+    assert peaks.dtype == np.float32
 
 
-def test_silent_channels_take_the_median_scale() -> None:
-    scale = channel_scales(observed([[0, 0, 0, 0]], [[1, 0, 3, 8]]))
-    assert scale.peaks.tolist() == [1, 3, 3, 8]
-    assert channel_scales(observed([[0, 0]], [[0, 0]])).peaks.tolist() == [1, 1]
+def test_silent_channels_take_the_median_peak() -> None:
+    assert channel_peaks(observed([[0, 0, 0, 0]], [[1, 0, 3, 8]])).tolist() == [1, 3, 3, 8]
+    assert channel_peaks(observed([[0, 0]], [[0, 0]])).tolist() == [1, 1]
 
 
-def test_balanced_scales_lie_halfway_between_channel_and_tensor() -> None:
-    scale = balanced_scales(observed([[0, 0, 0]], [[4, 1, 16]]))
-    np.testing.assert_allclose(scale.peaks, [8, 4, 16])
-    assert scale.is_unsigned
-    np.testing.assert_array_equal(balanced_scales(observed([[0, 0]], [[0, 0]])).peaks, [1, 1])
+def test_no_channel_goes_beyond_the_range_that_was_chosen() -> None:
+    clipped = replace(observed([[0, 0, 0]], [[1, 3, 8]]), ends=(0.0, 5.0))
+    assert channel_peaks(clipped).tolist() == [1, 3, 5]
+    np.testing.assert_allclose(balanced_peaks(clipped), np.sqrt([5, 15, 25]))
+
+
+def test_balanced_peaks_lie_halfway_between_channel_and_tensor() -> None:
+    np.testing.assert_allclose(balanced_peaks(observed([[0, 0, 0]], [[4, 1, 16]])), [8, 4, 16])
+    np.testing.assert_array_equal(balanced_peaks(observed([[0, 0]], [[0, 0]])), [1, 1])
 
 
 WEIGHTS = np.array([[[[0.5, -2.0, 0.0], [-1.0, 1.0, 0.0]]]], np.float32)
