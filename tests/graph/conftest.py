@@ -33,6 +33,8 @@ class Nms:
     sigma: float = 0.0
     class_offset: float = 0.0
     pad: int | None = None
+    clipped_first: bool = False
+    shared_window: bool = False
 
 
 @contextmanager
@@ -153,12 +155,15 @@ def suppress(how: Nms, *inputs: tf.Tensor) -> list[str]:
         scores = tf.reshape(tf.slice(scores, [0, 0], tf.stack([valid, -1])), [-1, how.classes])
         extra = tf.reshape(tf.slice(extra, [0, 0], tf.stack([valid, -1])), [-1, extra.shape[1]])
         by_class = tf.unstack(boxes, axis=1)
+        if how.clipped_first:
+            return one_image_clipped_first(how, by_class, scores, shared if how.shared_window else window)
         kept = [
             keep(how, by_class[index if how.own_boxes else 0], scores, extra, index) for index in range(how.classes)
         ]
         rows = {key: tf.concat([one[key] for one in kept], 0) for key in kept[0]}
         return one_image_of(how, rows, window)
 
+    shared = tf.constant([0.1, 0.2, 0.8, 0.9])
     with tf1.name_scope("Postprocessor/BatchMultiClassNonMaxSuppression"):
         dtypes = [tf.float32, tf.float32, tf.float32, tf.int32] + [tf.float32] * how.attribute
         results = tf.map_fn(one_image, inputs, fn_output_signature=dtypes)
@@ -193,14 +198,7 @@ def one_image_of(how: Nms, rows: dict[str, Any], window: Any) -> list[Any]:
     """Sorted, clipped, without empty boxes, cut and filled up."""
     order = tf.math.top_k(rows["scores"], tf.shape(rows["scores"])[0]).indices
     rows = {key: tf.gather(value, order) for key, value in rows.items()}
-    sides = tf.split(rows["boxes"], 4, axis=1)
-    low, high = tf.unstack(window)[:2], tf.unstack(window)[2:]
-    corners = tf.unstack(window)
-    ends = [corners[2], corners[3], corners[2], corners[3]]
-    starts = [corners[0], corners[1], corners[0], corners[1]]
-    sides = [tf.maximum(tf.minimum(s, end), start) for s, end, start in zip(sides, ends, starts, strict=True)]
-    rows["boxes"] = tf.concat(sides, 1)
-    area = tf.squeeze((sides[2] - sides[0]) * (sides[3] - sides[1]), [1])
+    rows["boxes"], area = clipped(rows["boxes"], window)
     seen = tf.cast(tf.reshape(tf.where(tf.greater(area, 0.0)), [-1]), tf.int32)
     rows = {key: tf.gather(value, seen) for key, value in rows.items()}
     top, left, bottom, right = tf.split(rows["boxes"], 4, axis=1)
@@ -210,9 +208,7 @@ def one_image_of(how: Nms, rows: dict[str, Any], window: Any) -> list[Any]:
     order = tf.math.top_k(rows["scores"], tf.shape(rows["scores"])[0]).indices
     rows = {key: tf.gather(value, order) for key, value in rows.items()}
     if how.relative:
-        moved = tf.split(rows["boxes"] - tf.stack([*low, *low]), 4, axis=1)
-        scales = [1.0 / (high[0] - low[0]), 1.0 / (high[1] - low[1])] * 2
-        rows["boxes"] = tf.concat([scale * side for scale, side in zip(scales, moved, strict=True)], 1)
+        rows["boxes"] = moved_into(rows["boxes"], window)
     most = tf.minimum(how.max_total, tf.shape(rows["boxes"])[0])
     count = tf1.where(tf.greater(most, number), number, most)
     rows = {key: tf.gather(tf.gather(value, tf.range(most)), tf.range(count)) for key, value in rows.items()}
@@ -220,6 +216,50 @@ def one_image_of(how: Nms, rows: dict[str, Any], window: Any) -> list[Any]:
     keys = ["boxes", "scores", "classes"]
     filled = [filled_up(rows[key], size) for key in keys]
     return [*filled, count, *([filled_up(rows["extra"], size)] if how.attribute else [])]
+
+
+def one_image_clipped_first(how: Nms, by_class: Any, scores: Any, window: Any) -> list[Any]:
+    """What the first releases did: low scores left out, clipped, compared, sorted, cut and filled up."""
+    kept = []
+    for index in range(how.classes):
+        of_class = tf.reshape(tf.slice(scores, [0, index], tf.stack([tf.shape(scores)[0], 1])), [-1])
+        high = tf.cast(tf.reshape(tf.where(tf.greater(of_class, how.score_threshold)), [-1]), tf.int32)
+        boxes = tf.gather(by_class[index if how.own_boxes else 0], high)
+        boxes, area = clipped(boxes, window)
+        seen = tf.cast(tf.reshape(tf.where(tf.greater(area, 0.0)), [-1]), tf.int32)
+        boxes, found = tf.gather(boxes, seen), tf.gather(tf.gather(of_class, high), seen)
+        if how.relative:
+            boxes = moved_into(boxes, window)
+        most = tf.minimum(how.max_per_class, tf.shape(boxes)[0])
+        selected = tf.image.non_max_suppression(boxes, found, most, how.iou_threshold)
+        found = tf.gather(found, selected)
+        kept.append([tf.gather(boxes, selected), found, tf.zeros_like(found) + (index + how.class_offset)])
+    rows = [tf.concat(parts, 0) for parts in zip(*kept, strict=True)]
+    order = tf.math.top_k(rows[1], tf.shape(rows[1])[0]).indices
+    rows = [tf.gather(part, order) for part in rows]
+    most = tf.minimum(how.max_total, tf.shape(rows[0])[0])
+    rows = [tf.gather(part, tf.range(most)) for part in rows]
+    size = how.max_total if how.pad is None else how.pad
+    return [*(filled_up(part, size) for part in rows), tf.shape(rows[0])[0]]
+
+
+def clipped(boxes: Any, window: Any) -> tuple[Any, Any]:
+    corners = tf.unstack(window)
+    ends, starts = [corners[2], corners[3]] * 2, corners[:2] * 2
+    sides = [
+        tf.maximum(tf.minimum(side, end), start)
+        for side, end, start in zip(tf.split(boxes, 4, axis=1), ends, starts, strict=True)
+    ]
+    boxes = tf.concat(sides, 1)
+    top, left, bottom, right = tf.split(boxes, 4, axis=1)
+    return boxes, tf.squeeze((bottom - top) * (right - left), [1])
+
+
+def moved_into(boxes: Any, window: Any) -> Any:
+    low, high = tf.unstack(window)[:2], tf.unstack(window)[2:]
+    moved = tf.split(boxes - tf.stack([*low, *low]), 4, axis=1)
+    scales = [1.0 / (high[0] - low[0]), 1.0 / (high[1] - low[1])] * 2
+    return tf.concat([scale * side for scale, side in zip(scales, moved, strict=True)], 1)
 
 
 def filled_up(rows: Any, size: int) -> Any:

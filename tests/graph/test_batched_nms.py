@@ -30,6 +30,10 @@ VARIANTS = {
     "strict": replace(PLAIN, score_threshold=0.7, iou_threshold=0.2),
     "more than there are": replace(PLAIN, max_per_class=50, max_total=80),
     "one of each": replace(PLAIN, max_per_class=1, max_total=2),
+    "clipped first": replace(PLAIN, clipped_first=True),
+    "clipped first, one class": replace(PLAIN, clipped_first=True, classes=1),
+    "clipped first, own boxes": replace(PLAIN, clipped_first=True, own_boxes=True, relative=True),
+    "clipped first, one window": replace(PLAIN, clipped_first=True, shared_window=True, classes=5),
 }
 
 
@@ -117,6 +121,9 @@ def test_results_nobody_reads_are_left_out(nms_graph: Make) -> None:
         (replace(PLAIN, score_threshold=-1.0), "a score threshold of -1, below 0"),
         (replace(PLAIN, class_offset=1.0), "class 1 in the place of class 0"),
         (replace(PLAIN, pad=9), "2 different sizes"),
+        (replace(PLAIN, pad=9, clipped_first=True), "2 different sizes"),
+        (replace(PLAIN, class_offset=1.0, clipped_first=True), "class 1 in the place of class 0"),
+        (replace(PLAIN, score_threshold=-1.0, clipped_first=True), "a score threshold of -1, below 0"),
     ],
 )
 def test_what_is_not_the_same_is_refused(nms_graph: Make, how: Nms, reason: str) -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tuner.graph.map_loop import find_map_loops
+from tuner.graph.clipped_first import ClippedFirstReader
+from tuner.graph.map_loop import find_map_loops, resolve
 from tuner.graph.multi_class_nms import MultiClassNms, Suppression
-from tuner.graph.nms_reader import read_multi_class_nms
+from tuner.graph.nms_reader import NmsReader
 from tuner.graph.splice import Source, replace_nodes
 from tuner.model.graph_view import GraphView
 
@@ -21,9 +22,11 @@ def batch_multi_class_nms(graph: GraphView) -> GraphView:
     Raises NotRecognisedError for a loop that suppresses in a way that is not known.
     """
     for loop in find_map_loops(graph):
-        nms = read_multi_class_nms(graph, loop)
-        if nms is not None:
-            graph = _rewritten(graph, nms)
+        kernels = [node for node in loop.body(graph).values() if node.op.startswith("NonMaxSuppression")]
+        if kernels:
+            compares_raw_boxes = resolve(graph, kernels[0].input[0]).op == "Unpack"
+            reader = NmsReader if compares_raw_boxes else ClippedFirstReader
+            graph = _rewritten(graph, reader(graph, loop, kernels).read())
     return graph
 
 
@@ -32,7 +35,7 @@ def _rewritten(graph: GraphView, nms: MultiClassNms) -> GraphView:
     inputs: dict[str, Source] = {
         "boxes": (how.boxes, tf.float32, [None, None, how.boxes_per_anchor, 4]),
         "scores": (how.scores, tf.float32, [None, None, how.classes]),
-        "window": (nms.window, tf.float32, [None, 4]),
+        "window": (nms.window, tf.float32, [4] if nms.window_is_shared else [None, 4]),
         "valid": (how.valid, tf.int32, [None]),
         **{gather: (source, tf.float32, [None, None, None]) for gather, source in nms.attributes.items()},
     }
@@ -53,15 +56,20 @@ class _Pairs:
 
 def _results(nms: MultiClassNms, given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The value of every result of the suppression, by the name of its node."""
-    how, boxes, window = nms.suppression, given["boxes"], given["window"]
-    counted = tf.range(tf.shape(given["scores"])[1])[tf.newaxis] < given["valid"][:, tf.newaxis]
-    among_best, complete = _best_pairs(how, CANDIDATES_PER_DETECTION * nms.max_total, given["scores"], counted)
+    how, boxes, scores, window = nms.suppression, given["boxes"], given["scores"], given["window"]
+    if nms.window_is_shared:
+        window = tf.tile(window[tf.newaxis], [tf.shape(scores)[0], 1])
+    if nms.clipped_first:
+        boxes, scores = _clipped_first(nms, boxes, scores, window)
+        boxes = tf.reshape(boxes, [-1, tf.shape(scores)[1], how.boxes_per_anchor, 4])
+    counted = tf.range(tf.shape(scores)[1])[tf.newaxis] < given["valid"][:, tf.newaxis]
+    among_best, complete = _best_pairs(how, CANDIDATES_PER_DETECTION * nms.max_total, scores, counted)
     quick = _visible(nms, _suppressed(how, boxes, among_best), boxes, window)
     enough = tf.reduce_all(complete | tf.equal(quick[-1], nms.max_total))
     kept_boxes, kept_classes, kept_scores, count = tf.compat.v1.cond(
         enough,
         lambda: quick,
-        lambda: _visible(nms, _suppressed_by_class(how, boxes, given["scores"], counted), boxes, window),
+        lambda: _visible(nms, _suppressed_by_class(how, boxes, scores, counted), boxes, window),
     )
     is_row = tf.range(nms.max_total)[tf.newaxis] < count[:, tf.newaxis]
 
@@ -69,10 +77,11 @@ def _results(nms: MultiClassNms, given: dict[str, tf.Tensor]) -> dict[str, tf.Te
         """Zeros in the rows after the last detection."""
         return tf.where(is_row[..., tf.newaxis] if rows.shape.rank == 3 else is_row, rows, tf.zeros((), rows.dtype))
 
-    clipped = _clip(_gather_boxes(boxes, kept_boxes, kept_classes), window)
-    if nms.relative_to_window:
-        low, high = window[:, tf.newaxis, :2], window[:, tf.newaxis, 2:]
-        clipped = tf.tile(1.0 / (high - low), [1, 1, 2]) * (clipped - tf.tile(low, [1, 1, 2]))
+    clipped = _gather_boxes(boxes, kept_boxes, kept_classes)
+    if not nms.clipped_first:
+        clipped = _clip(clipped, window)
+        if nms.relative_to_window:
+            clipped = _into(clipped, window)
     results: dict[str | None, tf.Tensor] = {
         nms.boxes_out: padded(clipped),
         nms.scores_out: padded(kept_scores),
@@ -170,10 +179,10 @@ def _suppressed_by_class(how: Suppression, boxes: tf.Tensor, scores: tf.Tensor, 
 def _visible(
     nms: MultiClassNms, pairs: _Pairs, boxes: tf.Tensor, window: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Boxes, classes and scores of the first pairs that lie in the window, each [batch, max_total], and their count."""
-    clipped = _clip(_gather_boxes(boxes, pairs.boxes, pairs.classes), window)
-    sides = clipped[..., 2:] - clipped[..., :2]
-    is_visible = (pairs.scores >= 0) & (sides[..., 0] * sides[..., 1] > 0)
+    """Boxes, classes and scores of the first pairs in the window, each [batch, max_total], and their number."""
+    is_visible = pairs.scores >= 0
+    if not nms.clipped_first:
+        is_visible &= _area(_clip(_gather_boxes(boxes, pairs.boxes, pairs.classes), window)) > 0
     count = tf.shape(pairs.scores)[1]
     ranks = tf.where(is_visible, tf.range(count, 0, -1)[tf.newaxis], 0)
     first = tf.math.top_k(ranks, tf.minimum(nms.max_total, count)).indices
@@ -188,6 +197,28 @@ def _gather_boxes(boxes: tf.Tensor, rows: tf.Tensor, classes: tf.Tensor) -> tf.T
     if boxes.shape[2] == 1:
         return tf.gather(boxes[:, :, 0], rows, batch_dims=1)
     return tf.gather_nd(boxes, tf.stack([rows, classes], 2), batch_dims=1)
+
+
+def _clipped_first(
+    nms: MultiClassNms, boxes: tf.Tensor, scores: tf.Tensor, window: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Boxes clipped to the window, and scores with -1 for those outside."""
+    flat = _clip(tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4]), window)
+    areas = tf.reshape(_area(flat), tf.shape(boxes)[:3])
+    if nms.relative_to_window:
+        flat = _into(flat, window)
+    return tf.reshape(flat, tf.shape(boxes)), tf.where(areas > 0, scores, -1.0)
+
+
+def _area(boxes: tf.Tensor) -> tf.Tensor:
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return sides[..., 0] * sides[..., 1]
+
+
+def _into(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Boxes [batch, n, 4] in the coordinates of the window [batch, 4], which are 0 to 1."""
+    low, high = window[:, tf.newaxis, :2], window[:, tf.newaxis, 2:]
+    return tf.tile(1.0 / (high - low), [1, 1, 2]) * (boxes - tf.tile(low, [1, 1, 2]))
 
 
 def _clip(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:

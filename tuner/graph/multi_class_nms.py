@@ -27,9 +27,9 @@ class Suppression:
 class MultiClassNms:
     """One suppression over all classes of each image of a batch, and what becomes of the boxes that it keeps.
 
-    scope: name scope of its nodes. window: tensor [batch, 4], to which boxes are clipped after the suppression; those
-    outside are dropped then. max_total: boxes of an image, at most. relative_to_window: whether results are in the
-    window's own coordinates.
+    scope: name scope of its nodes. window: tensor [batch, 4], or [4] where window_is_shared by the images. Boxes are
+    clipped to it, and those outside dropped, after the suppression, or before it where clipped_first.
+    max_total: boxes of an image, at most. relative_to_window: whether clipped boxes are in the window's coordinates.
     boxes_out, scores_out, classes_out, count_out: nodes with the results, None where nothing reads them.
     attributes: nodes with the rows of other tensors [batch, anchors, n] for the boxes that are kept -> those tensors.
     """
@@ -37,6 +37,8 @@ class MultiClassNms:
     scope: str
     suppression: Suppression
     window: str
+    window_is_shared: bool
+    clipped_first: bool
     max_total: int
     relative_to_window: bool
     boxes_out: str | None

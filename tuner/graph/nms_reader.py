@@ -20,10 +20,10 @@ SUPPRESSIONS = ("NonMaxSuppressionV3", "NonMaxSuppressionV5")
 # detections, cut to the valid ones, sorted again (with the scores of empty boxes set to -1), clipped to the window
 # with empty boxes left out, sorted by score.
 _PADDED = ("Pad", "Slice", "GatherV2", "GatherV2")
-_CLIPPED = ("ConcatV2", "Maximum", "Minimum", "Split")
-_INTO_WINDOW = ("ConcatV2", "Mul", "Split", "Sub")
-_BOXES = (*_PADDED, "GatherV2", "GatherV2", *_CLIPPED, "GatherV2")
-_BOXES_OF_WINDOW = (*_PADDED, *_INTO_WINDOW, "GatherV2", "GatherV2", *_CLIPPED, "GatherV2")
+CLIPPED = ("ConcatV2", "Maximum", "Minimum", "Split")
+INTO_WINDOW = ("ConcatV2", "Mul", "Split", "Sub")
+_BOXES = (*_PADDED, "GatherV2", "GatherV2", *CLIPPED, "GatherV2")
+_BOXES_OF_WINDOW = (*_PADDED, *INTO_WINDOW, "GatherV2", "GatherV2", *CLIPPED, "GatherV2")
 _SCORES = (*_PADDED, "GatherV2", "Select", "GatherV2", "GatherV2")
 _ATTRIBUTE = (*_PADDED, "GatherV2", "GatherV2", "GatherV2")
 _WINDOW_AFTER = {_BOXES: False, _BOXES_OF_WINDOW: True}
@@ -32,17 +32,8 @@ _WINDOW_AFTER = {_BOXES: False, _BOXES_OF_WINDOW: True}
 _DATA_OPERAND = {"Split": 1, "Select": 1, "SelectV2": 1, "Mul": 1}
 
 
-def read_multi_class_nms(graph: GraphView, loop: MapLoop) -> MultiClassNms | None:
-    """The suppression that a map loop computes, or None where there is none in it.
-
-    Raises NotRecognisedError where the loop suppresses in a way that is not known.
-    """
-    kernels = [node for node in loop.body(graph).values() if node.op.startswith("NonMaxSuppression")]
-    return _Reader(graph, loop, kernels).read() if kernels else None
-
-
-class _Reader:
-    """Walks one loop from its results to its inputs, and says where it is not what it should be."""
+class NmsReader:
+    """Walks one loop from its results to its inputs; raises NotRecognisedError where it is not what it should be."""
 
     def __init__(self, graph: GraphView, loop: MapLoop, kernels: Sequence[NodeDef]) -> None:
         self.graph = graph
@@ -50,10 +41,7 @@ class _Reader:
         self.kernels = {kernel.name: kernel for kernel in kernels}
 
     def read(self) -> MultiClassNms:
-        """Everything, results first."""
-        for kernel in self.kernels.values():
-            if kernel.op not in SUPPRESSIONS:
-                self._refuse(kernel.name, f"{kernel.op}; expected {' or '.join(SUPPRESSIONS)}")
+        """The suppression, from its results on."""
         outputs: dict[str, str] = {}
         attributes: dict[str, str] = {}
         windows: list[str] = []
@@ -66,6 +54,8 @@ class _Reader:
                 sizes.append(self._count_limit(written))
                 continue
             ops, end, on_the_way = self._chain(written)
+            if ops[:1] != _PADDED[:1]:
+                self._refuse(gather, f"a result through {' '.join(ops)}")
             sizes.append(self._padded_size(on_the_way[0]))
             parts = self._parts(end)
             if ops in _WINDOW_AFTER:
@@ -94,6 +84,8 @@ class _Reader:
             scope=self.loop.scope,
             suppression=self._suppression(order),
             window=self._one(set(windows), "windows"),
+            window_is_shared=False,
+            clipped_first=False,
             max_total=self._one(set(sizes), "sizes"),
             relative_to_window=relative,
             boxes_out=outputs.get("boxes"),
@@ -104,29 +96,37 @@ class _Reader:
         )
 
     def _suppression(self, kernels: Sequence[NodeDef]) -> Suppression:
-        boxes = [self._boxes_of(kernel) for kernel in kernels]
+        for kernel in kernels:
+            if kernel.op not in SUPPRESSIONS:
+                self._refuse(kernel.name, f"{kernel.op}; expected {' or '.join(SUPPRESSIONS)}")
+        if any(kernel.op == "NonMaxSuppressionV5" and self._number(kernel.input[5]) != 0 for kernel in kernels):
+            self._refuse(kernels[0].name, "soft suppression")
+        threshold = self._one({self._number(kernel.input[4]) for kernel in kernels}, "score thresholds")
+        boxes = [self._column_of_boxes(kernel.input[0]) for kernel in kernels]
+        scores = [self._scores_of(kernel.input[1], index) for index, kernel in enumerate(kernels)]
+        return self._suppression_of(kernels, boxes, scores, threshold)
+
+    def _suppression_of(
+        self, kernels: Sequence[NodeDef], boxes: Sequence[tuple[str, int]], scores: Sequence[str], threshold: float
+    ) -> Suppression:
+        """boxes: for each class, the tensor with those of all and the place of its own. scores: their tensors."""
         indices = [index for _, index in boxes]
         shared = set(indices) == {0}
         if not shared and indices != list(range(len(kernels))):
             self._refuse(kernels[0].name, "boxes of classes in another order than their scores")
-        score_slices = [self._scores_of(kernel, i) for i, kernel in enumerate(kernels)]
         box_source, box_valid = self._cut(self._one({name for name, _ in boxes}, "sources of boxes"), axes=3)
-        score_source, score_valid = self._cut(self._one(set(score_slices), "sources of scores"), axes=2)
-        thresholds = {(self._number(k.input[3]), self._number(k.input[4])) for k in kernels}
-        iou, score = self._one(thresholds, "thresholds")
-        if any(k.op == "NonMaxSuppressionV5" and self._number(k.input[5]) != 0 for k in kernels):
-            self._refuse(kernels[0].name, "soft suppression")
-        if score < 0:
-            self._refuse(kernels[0].name, f"a score threshold of {score:g}, below 0")
+        score_source, score_valid = self._cut(self._one(set(scores), "sources of scores"), axes=2)
+        if threshold < 0:
+            self._refuse(kernels[0].name, f"a score threshold of {threshold:g}, below 0")
         return Suppression(
             boxes=box_source,
             scores=score_source,
             valid=self._one({box_valid, score_valid}, "counts of valid boxes"),
             classes=len(kernels),
             boxes_per_anchor=1 if shared else len(kernels),
-            score_threshold=score,
-            iou_threshold=iou,
-            max_per_class=self._one({self._limit(k.input[2]) for k in kernels}, "limits per class"),
+            score_threshold=threshold,
+            iou_threshold=self._one({self._number(kernel.input[3]) for kernel in kernels}, "overlap thresholds"),
+            max_per_class=self._one({self._limit(kernel.input[2]) for kernel in kernels}, "limits per class"),
         )
 
     def _chain(self, tensor: str) -> tuple[tuple[str, ...], NodeDef, list[NodeDef]]:
@@ -206,15 +206,15 @@ class _Reader:
             self._refuse(concat.name, "indices that are not those of a suppression")
         return kernel
 
-    def _boxes_of(self, kernel: NodeDef) -> tuple[str, int]:
-        name, _, index = tensor_name(kernel.input[0]).partition(":")
+    def _column_of_boxes(self, tensor: str) -> tuple[str, int]:
+        name, _, index = tensor_name(tensor).partition(":")
         node = self.graph.nodes[name]
         if node.op != "Unpack" or node.attr["axis"].i != 1:
             self._refuse(name, "boxes that are not one class of a tensor")
         return node.input[0], int(index or 0)
 
-    def _scores_of(self, kernel: NodeDef, index: int) -> str:
-        column = self._expect(self._expect(kernel.input[1], "Reshape").input[0], "Slice")
+    def _scores_of(self, tensor: str, index: int) -> str:
+        column = self._expect(self._expect(tensor, "Reshape").input[0], "Slice")
         begin = self.graph.constant(column.input[1])
         if begin is None or begin.tolist() != [0, index]:
             self._refuse(column.name, f"scores that are not those of class {index}")
@@ -251,8 +251,6 @@ class _Reader:
 
     def _padded_size(self, pad: NodeDef) -> int:
         """The rows that Pad fills a result up to: its paddings are [[0, ...], [size - rows, ...]], packed."""
-        if pad.op != "Pad":
-            self._refuse(pad.name, f"a result of {pad.op}")
         sizes = self._expect(self._expect(pad.input[1], "Pack").input[1], "Pack")
         return int(self._number(self._expect(sizes.input[0], "Sub").input[0]))
 
