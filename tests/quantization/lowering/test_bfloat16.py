@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import kernels
 
 from tuner.errors import QuantizationError
 from tuner.model.graph_view import GraphView
 from tuner.quantization.cpu import read_cpu_features
-from tuner.quantization.lowering.bfloat16 import to_bfloat16
+from tuner.quantization.lowering.bfloat16 import BETWEEN_OPS, OPS, to_bfloat16
 
 tf1 = tf.compat.v1
 SIZE, CHANNELS = 40, 32
@@ -205,3 +206,10 @@ def test_what_runs_is_fused_kernels(sketch: Any) -> None:
         "_MklNativeFusedDepthwiseConv2dNative": 1,
         "_MklNativeFusedMatMul": 1,
     }
+
+
+@pytest.mark.parametrize("op", sorted({*OPS, *BETWEEN_OPS}))
+def test_tensorflow_has_a_kernel(op: str) -> None:
+    found = [kernel for kernel in kernels.get_registered_kernels_for_op(op).kernel if kernel.device_type == "CPU"]
+    limits = [[limit.allowed_values.list.type for limit in kernel.constraint if limit.name == "T"] for kernel in found]
+    assert any(all(tf.bfloat16.as_datatype_enum in types for types in limit) for limit in limits)
