@@ -41,6 +41,13 @@ def chain(sketch: Any) -> None:
     sketch.named(sketch.convolve(data, "c"), "out")
 
 
+def shared_weights(sketch: Any) -> None:
+    weights = sketch.weights(3, 3, 12, 5)
+    data = [sketch.convolve(sketch.x, name, activation="Relu") for name in "ab"]
+    parts = [sketch.convolve(part, f"{part.op.name[0]}_read", weights=weights) for part in data]
+    sketch.named(sketch.concatenate(parts), "out")
+
+
 def a_waiting_convolution(sketch: Any) -> None:
     data = sketch.convolve(sketch.x, "a")
     with sketch.graph.as_default(), sketch.graph.control_dependencies([data.op]):
@@ -57,6 +64,7 @@ def a_waiting_convolution(sketch: Any) -> None:
         (grouped_reader, {}),
         (chain, {"a": ["b"], "b": ["c"]}),
         (a_waiting_convolution, {}),
+        (shared_weights, {}),
     ],
 )
 def test_pairs(build: Callable[[Any], None], pairs: dict[str, list[str]], float_graph: Any) -> None:

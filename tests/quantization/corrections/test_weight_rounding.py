@@ -144,6 +144,19 @@ def test_what_stays_float_or_is_too_large_stays(float_graph: Any, monkeypatch: p
         assert np.array_equal(found[name].weights, exact.weights) == (name != "rounded"), name
 
 
+def test_shared_weights_stay_shared(float_graph: Any) -> None:
+    sketch = float_graph()
+    weights = sketch.weights(3, 3, 8, 8)
+    data = sketch.convolve(sketch.x, "first", weights=weights)
+    sketch.named(sketch.convolve(sketch.convolve(data, "second", weights=weights), "last"), "out")
+    model = sketch.model()
+    plan = PrecisionPlan(dict.fromkeys(["first", "second", "last"], INT8))
+    ranges = collect_ranges(model, find_quantizable_ops(model).tensors, IMAGES)
+    found, _ = find_convolutions(round_weights(model, plan, ranges, IMAGES).graph)
+    assert np.array_equal(found["first"].weights, weights) and np.array_equal(found["second"].weights, weights)
+    assert not np.array_equal(found["last"].weights, find_convolutions(model.graph)[0]["last"].weights)
+
+
 def test_no_images(float_graph: Any) -> None:
     sketch = float_graph()
     sketch.named(sketch.convolve(sketch.x, "conv"), "out")

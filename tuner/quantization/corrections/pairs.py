@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from tuner.model.graph_view import GraphView
 from tuner.quantization.lowering.convolutions import Convolution
 from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
+from tuner.quantization.lowering.shared_weights import find_shared_weights
 
 # f(s * x) = s * f(x) for s > 0; a bias is divided as the weights are.
 _KEEP_FACTORS = (*CONVOLUTION_OPS, "BiasAdd", "Relu", "LeakyRelu")
@@ -14,8 +15,9 @@ def find_pairs(graph: GraphView, convolutions: Mapping[str, Convolution]) -> dic
     """For each convolution, in the graph's order, those that read its result, where nothing else does.
 
     Left out: a result behind anything but these functions (Relu6 is another one at another scale, a sum has a second
-    summand), and a grouped convolution that reads.
+    summand), a grouped convolution that reads, and weights that several convolutions share, which are stored once.
     """
+    shared = find_shared_weights(convolutions)
     pairs: dict[str, list[str]] = {}
     for name, convolution in convolutions.items():
         consumers = graph.consumers(convolution.output)
@@ -24,6 +26,7 @@ def find_pairs(graph: GraphView, convolutions: Mapping[str, Convolution]) -> dic
             all(graph.nodes[member].op in _KEEP_FACTORS for member in convolution.members)
             and convolution.output not in graph.outputs
             and 0 < len(readers) == len(consumers)
+            and shared.keys().isdisjoint((name, *readers))
             and all(_reads_every_channel(convolutions[reader], convolution) for reader in readers)
         ):
             pairs[name] = readers

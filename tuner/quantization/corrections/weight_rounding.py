@@ -13,8 +13,9 @@ from tuner.model.runner import ModelRunner
 from tuner.precision import PrecisionPlan
 from tuner.quantization.corrections.parameters import Parameters, with_parameters
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
-from tuner.quantization.lowering.convolutions import Convolution
+from tuner.quantization.lowering.convolutions import Convolution, find_convolutions
 from tuner.quantization.lowering.scales import SIGNED_LEVELS
+from tuner.quantization.lowering.shared_weights import find_shared_weights
 from tuner.quantization.ranges import Ranges
 
 # Inputs of one result, above which an op stays as it is: the matrix of their moments grows with the square.
@@ -35,13 +36,15 @@ def round_weights(
     inputs over images and positions (equation 13). It is brought down by coordinate descent from the nearest codes:
     each weight in turn takes its other neighbour where that lowers the error. Inputs are taken from the float graph.
     model: float, BatchNorm folded. images: each [1, H, W, 3]. The weight of the highest code of each channel stays, so
-    that the lowering finds the same scale again, and with it the same codes.
+    that the lowering finds the same scale again, and with it the same codes. Left alone: weights that several
+    convolutions share, which are stored once, and those of very many inputs.
     Raises QuantizationError when there are no images.
     """
+    shared = find_shared_weights(find_convolutions(model.graph)[0])
     kernels = {
         name: kernel
         for name, kernel in decide_codes(model.graph, plan, ranges).kernels.items()
-        if _Layout.of(kernel).inputs <= MOST_INPUTS
+        if name not in shared and _Layout.of(kernel).inputs <= MOST_INPUTS
     }
     moments = _second_moments(model, kernels, images)
     changed = {name: Parameters(weights=_rounded(kernel, moments[name])) for name, kernel in kernels.items()}
