@@ -37,6 +37,13 @@ def relative_loss(baseline: float, accuracy: float, *, higher_is_better: bool = 
     return _loss(baseline, accuracy, higher_is_better=higher_is_better) / abs(baseline)
 
 
+def share_lost(criterion: AccuracyCriterion, baseline: Measurement, best: CompletedTrial | None) -> float | None:
+    """The relative loss of `best`, whatever the criterion counts; None without one, or for a baseline of zero."""
+    if best is None or baseline.accuracy == 0:
+        return None
+    return relative_loss(baseline.accuracy, best.measurement.accuracy, higher_is_better=criterion.higher_is_better)
+
+
 def loss(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> float:
     """What a graph loses, as the criterion counts: a share of the baseline, or in the metric's own unit."""
     better = criterion.higher_is_better

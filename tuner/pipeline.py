@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config import AccuracyCriterion, TuningConfig, pinned_yaml
-from tuner.criterion import best_trial, judge, loss, outcome, passes, relative_loss
+from tuner.criterion import best_trial, judge, loss, outcome, passes, share_lost
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
 from tuner.engine import allowed_decisions, calibrated_ranges, make_engine
@@ -20,20 +20,22 @@ from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
+from tuner.finals import Final, choose_fastest, other_plans
 from tuner.graph.optimize import Optimization, optimize_postprocess
 from tuner.inputs import first_image, open_inputs
-from tuner.meter import apply_compute, make_evaluator, timed_in_turns
+from tuner.meter import apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.progress import Clock, Progress, Silent
+from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
-from tuner.quantization.ranges import first_images
+from tuner.quantization.ranges import Ranges, first_images
 from tuner.quantization.sensitivity import measure_sensitivity
 from tuner.report.notes import describe_endpoints, describe_measurement, describe_trial
 from tuner.report.result import CriterionFacts, DatasetFacts, ModelFacts, StageSeconds, TuningResult, result_json
 from tuner.search.fallback import FallbackSearch, Proposal
 from tuner.session import hash_images, identity, storage_url
-from tuner.study import open_study
+from tuner.study import Study, open_study
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
 from tuner.trial_runner import TrialRunner
 
@@ -70,6 +72,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     """
     config, clock = job.config, Clock(progress or Silent())
     calibration, criterion = config.quantization.calibration, config.tuning.accuracy_criterion
+    warn_without_vnni(read_cpu_features())
     _check_output(job)
 
     with clock.stage("load") as stage:
@@ -102,17 +105,8 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         study.record_baseline(baseline)
         stage.note(describe_measurement(baseline))
 
-    def rank(proposal: Proposal) -> Sequence[str]:
-        if study.order is None:
-            with clock.stage("sensitivity") as stage:
-                proposed_ranges = first_images(ranges, proposal.calibration_images)
-                damage = measure_sensitivity(prepared, proposal.plan, proposed_ranges, images[:SENSITIVITY_IMAGES])
-                study.record_order(sorted(damage, key=lambda op: -damage[op]))
-                stage.note(f"{len(damage)} ops on {len(images[:SENSITIVITY_IMAGES])} images")
-        return study.order or ()
-
     sizes = [min(size, len(images)) for size in calibration.sampling_sizes]
-    search = FallbackSearch(choices, sizes, rank, config.tuning.random_seed)
+    search = FallbackSearch(choices, sizes, _ranking(study, prepared, ranges, images, clock), config.tuning.random_seed)
     runner = TrialRunner(
         model,
         *make_engine(config, optimized.model, prepared, ops, ranges, images),
@@ -130,30 +124,29 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     if best is None and interrupted:
         raise KeyboardInterrupt
 
-    timed: tuple[Measurement, CompletedTrial | None, Sequence[float]] = (baseline, best, ())
+    final = None
     if best is not None:
-        graph = _export(job, runner, best, clock)
+        _export(job, best, runner.graph(best), clock)
         if not interrupted:
-            with clock.stage("compare"):
-                timed = timed_in_turns(
-                    config, (model, graph, *([optimized.model] if optimized.done else [])), images[0], baseline, best
-                )
+            models = [model, optimized.model] if optimized.done else [model]
+            final = _compare(job, runner, models=models, image=images[0], baseline=baseline, best=best, clock=clock)
+            baseline, best, reason = final.baseline, final.best, "; ".join(filter(None, (reason, final.note)))
     result = TuningResult(
         status=outcome(criterion, baseline, best, interrupted=interrupted),
         reason=reason,
         model=ModelFacts(job.input_model, model.sha256, model.inputs, model.outputs),
         dataset=DatasetFacts(inputs.evaluation_identity, baseline.images),
         criterion=CriterionFacts(criterion.kind, criterion.limit, criterion.higher_is_better),
-        baseline=timed[0],
-        best=timed[1],
-        relative_loss=_relative_loss(criterion, baseline, best),
+        baseline=baseline,
+        best=best,
+        relative_loss=share_lost(criterion, baseline, best),
         output_model=job.output_model,
         trials=study.trials,
         calibrations=calibrations,
         seconds=_seconds(clock, runner),
         refused=ops.refused,
         rewritten=optimized.notes,
-        rewritten_ms=next(iter(timed[2]), None),
+        rewritten_ms=None if final is None else final.rewritten_ms,
     )
     write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
     return result
@@ -226,14 +219,49 @@ def _optimized(config: TuningConfig, model: DetectionModel, images: Sequence[NDA
     return optimize_postprocess(model, images[:OPTIMIZATION_IMAGES])
 
 
-def _export(job: TuningJob, runner: TrialRunner, best: CompletedTrial, clock: Clock) -> DetectionModel:
-    """Write the graph of the best trial and the settings that make it again."""
+def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock: Clock) -> None:
+    """Write the graph of a trial and the settings that make it again."""
     with clock.stage("export") as stage:
-        graph = runner.graph(best)
         export_model(graph, job.output_model)
-        write_text(job.workspace / "plan.yaml", pinned_yaml(job.config, best.requested, best.calibration_images))
+        write_text(job.workspace / "plan.yaml", pinned_yaml(job.config, trial.requested, trial.calibration_images))
         stage.note(str(job.output_model))
-    return graph
+
+
+def _ranking(
+    study: Study, prepared: DetectionModel, ranges: Ranges, images: Sequence[NDArray[Any]], clock: Clock
+) -> Callable[[Proposal], Sequence[str]]:
+    """The operators of a plan, the most damaging first: measured once for a study."""
+
+    def rank(proposal: Proposal) -> Sequence[str]:
+        if study.order is None:
+            with clock.stage("sensitivity") as stage:
+                proposed_ranges = first_images(ranges, proposal.calibration_images)
+                damage = measure_sensitivity(prepared, proposal.plan, proposed_ranges, images[:SENSITIVITY_IMAGES])
+                study.record_order(sorted(damage, key=lambda op: -damage[op]))
+                stage.note(f"{len(damage)} ops on {len(images[:SENSITIVITY_IMAGES])} images")
+        return study.order or ()
+
+    return rank
+
+
+def _compare(
+    job: TuningJob,
+    runner: TrialRunner,
+    *,
+    models: Sequence[DetectionModel],
+    image: NDArray[Any],
+    baseline: Measurement,
+    best: CompletedTrial,
+    clock: Clock,
+) -> Final:
+    """Time the best graph against the float model, and let a faster plan that passes take its place."""
+    with clock.stage("compare") as stage:
+        plans = other_plans(job.config, list(best.requested), best.requested, read_cpu_features())
+        final = choose_fastest(job.config, plans, runner, models=models, image=image, baseline=baseline, best=best)
+        stage.note(final.note)
+    if final.best.number != best.number:
+        _export(job, final.best, final.graph, clock)
+    return final
 
 
 def _search(
@@ -264,12 +292,6 @@ def _record(search: FallbackSearch, trial: Trial, criterion: AccuracyCriterion, 
             loss=loss(criterion, baseline, trial.measurement),
             passes=passes(criterion, baseline, trial.measurement),
         )
-
-
-def _relative_loss(criterion: AccuracyCriterion, baseline: Measurement, best: CompletedTrial | None) -> float | None:
-    if best is None or baseline.accuracy == 0:
-        return None
-    return relative_loss(baseline.accuracy, best.measurement.accuracy, higher_is_better=criterion.higher_is_better)
 
 
 def _seconds(clock: Clock, runner: TrialRunner) -> StageSeconds:

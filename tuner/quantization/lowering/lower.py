@@ -95,9 +95,7 @@ def _quantized_pool_nodes(carrier: Carrier, tensors: dict[str, CodeTensor]) -> l
     tensors[carrier.outputs[0]] = pooled
     sizes = {key: list(attributes[key].list.i) for key in ("ksize", "strides")}
     padding = attributes["padding"].s.decode()
-    return [
-        op_node("QuantizedMaxPool", pooled.name, [data.name, *data.ends], T=data.dtype, padding=padding, **sizes)
-    ]
+    return [op_node("QuantizedMaxPool", pooled.name, [data.name, *data.ends], T=data.dtype, padding=padding, **sizes)]
 
 
 def _convolution_nodes(

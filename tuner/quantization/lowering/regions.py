@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.model.graph_view import GraphView, tensor_name
-from tuner.quantization.lowering.data_movement import Carrier, find_carrier
 from tuner.quantization.lowering.convolutions import Convolution
+from tuner.quantization.lowering.data_movement import Carrier, find_carrier
 
 
 @dataclass(frozen=True)
