@@ -13,6 +13,14 @@ from tuner.errors import ConfigError, DatasetError, EvaluationError, ModelError,
 TUNE = ["tune", "--input_model", "m.pb", "--output_model", "out/q.pb"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("", True), ("--optimize-postprocess", True), ("--no-optimize-postprocess", False)]
+)
+def test_post_processing_is_optimised_unless_refused(pipeline: Any, flags: str, expected: bool) -> None:
+    assert main([*TUNE, *flags.split(), "--dataset_location=v.record"]) == 0
+    assert pipeline.job.config.quantization.optimize_postprocess is expected
+
+
 def test_tune_hands_on_its_flags(pipeline: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = "--max_trials=5 --timeout=2.5 --accuracy_loss=2% --engine=inc --resume --storage=sqlite:///s.db"
     rest = "--workspace w --skip-bad-records --cache-mb 64 --dataset_location=v.record --topology=ssd_resnet50_v1"
