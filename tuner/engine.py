@@ -59,6 +59,7 @@ def make_engine(
     config: TuningConfig,
     model: DetectionModel,
     prepared: DetectionModel,
+    *,
     ops: QuantizableOps,
     ranges: Ranges,
     images: Sequence[NDArray[Any]],

@@ -109,7 +109,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     search = FallbackSearch(choices, sizes, _ranking(study, prepared, ranges, images, clock), config.tuning.random_seed)
     runner = TrialRunner(
         model,
-        *make_engine(config, optimized.model, prepared, ops, ranges, images),
+        *make_engine(config, optimized.model, prepared, ops=ops, ranges=ranges, images=images),
         evaluator,
         certify=lambda accuracy: passes(criterion, baseline, replace(baseline, accuracy=accuracy)),
         study=study,

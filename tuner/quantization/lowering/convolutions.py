@@ -104,7 +104,8 @@ def _match(graph: GraphView, node: NodeDef) -> Convolution:
     members = [node.name]
     bias: NDArray[np.float32] | None = None
     activation: NodeDef | None = None
-    pointwise = _is_pointwise(graph, node, weights)
+    pad, pads = _padding(graph, node)
+    pointwise = pad is None and _is_pointwise(graph, node, weights)
     after = graph.only_consumer(node.name)
     if after is not None and after.op == "BiasAdd":
         value = graph.constant(after.input[1])
@@ -115,7 +116,6 @@ def _match(graph: GraphView, node: NodeDef) -> Convolution:
     if after is not None and after.op in (POINTWISE_ACTIVATION_OPS if pointwise else ACTIVATION_OPS):
         activation = after
         members.append(after.name)
-    pad, pads = _padding(graph, node)
     found = Convolution(
         node, cast(NDArray[np.float32], weights), bias, activation, tuple(members), pointwise, pad, pads
     )
@@ -153,12 +153,16 @@ def _is_read_first(graph: GraphView, summand: str, convolution: Convolution) -> 
             if name not in before and name != summand:
                 before.add(name)
                 pending.append(name)
-    others = [node.name for node in graph.consumers(summand)]
-    return summand not in graph.outputs and sum(name not in before for name in others) == 1
+    others = [node for node in graph.consumers(summand) if node.name in before]
+    # Convolutions only: what an Identity or a Reshape makes lies in the summand's own buffer, read by whoever and when.
+    reads_copies = all(node.op in CONVOLUTION_OPS for node in others)
+    return summand not in graph.outputs and reads_copies and len(graph.consumers(summand)) == len(others) + 1
 
 
 def _is_pointwise(graph: GraphView, node: NodeDef, weights: NDArray[np.generic]) -> bool:
     if node.op != "Conv2D" or weights.shape[:2] != (1, 1) or set(node.attr["strides"].list.i) != {1}:
+        return False
+    if node.attr["padding"].s == b"EXPLICIT":
         return False
     return graph.shape(node_name(node.input[0]))[-1:] == weights.shape[2:3]
 

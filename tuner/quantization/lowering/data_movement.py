@@ -1,6 +1,6 @@
 """Ops that move or select values without computing: 8-bit codes go through them as they are, channel by channel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,40 +42,48 @@ def find_carrier(graph: GraphView, tensor: str) -> Carrier | None:
     node = graph.nodes.get(node_name(tensor))
     if node is None or node.name in graph.loop_body or not node.input or node.input[-1].startswith("^"):
         return None
-    if node.op in ("Identity", "MaxPool"):
-        return _moves(node) if node.op == "Identity" or _pools_rows_and_columns(node) else None
-    if node.op in ("ResizeNearestNeighbor", "SpaceToBatchND", "BatchToSpaceND"):
-        return _moves(node)
-    if node.op in ("Pad", "MirrorPad"):
-        amounts = graph.constant(node.input[1])
-        keeps_channels = amounts is not None and amounts.shape == (4, 2) and not amounts[3].any()
-        return _moves(node) if keeps_channels else None
-    if node.op == "ConcatV2":
-        return Carrier(node, tuple(range(len(node.input) - 1))) if _is_last_axis(graph, node.input[-1]) else None
-    if node.op == "SplitV":
-        sizes = graph.constant(node.input[1])
-        if sizes is None or min(sizes.tolist(), default=0) < 0 or not _is_last_axis(graph, node.input[2]):
-            return None
-        return Carrier(node, (0,), tuple(map(int, sizes)))
-    return None
+    found = _FORMS.get(node.op)
+    return None if found is None else found(graph, node)
 
 
-def _moves(node: NodeDef) -> Carrier:
+def _moved(graph: GraphView, node: NodeDef) -> Carrier | None:
     return Carrier(node, (0,))
 
 
-def _pools_rows_and_columns(node: NodeDef) -> bool:
-    layout = node.attr["data_format"].s.decode() or "NHWC"
-    if node.attr["padding"].s not in (b"SAME", b"VALID"):
-        return False
-    return layout == "NHWC" and _is_one(node.attr["ksize"].list.i[3:]) and _is_one(node.attr["strides"].list.i[3:])
+def _padded(graph: GraphView, node: NodeDef) -> Carrier | None:
+    amounts = graph.constant(node.input[1])
+    keeps_channels = amounts is not None and amounts.shape == (4, 2) and not amounts[3].any()
+    return Carrier(node, (0,)) if keeps_channels else None
 
 
-def _is_one(values: Sequence[int]) -> bool:
-    return list(values) == [1]
+def _pooled(graph: GraphView, node: NodeDef) -> Carrier | None:
+    attributes = node.attr
+    is_plain = attributes["padding"].s in (b"SAME", b"VALID") and attributes["data_format"].s in (b"NHWC", b"")
+    is_apart = list(attributes["ksize"].list.i)[3:] == [1] and list(attributes["strides"].list.i)[3:] == [1]
+    return Carrier(node, (0,)) if is_plain and is_apart else None
+
+
+def _joined(graph: GraphView, node: NodeDef) -> Carrier | None:
+    return Carrier(node, tuple(range(len(node.input) - 1))) if _is_last_axis(graph, node.input[-1]) else None
+
+
+def _split(graph: GraphView, node: NodeDef) -> Carrier | None:
+    sizes = graph.constant(node.input[1])
+    if sizes is None or min(sizes.tolist(), default=0) < 0 or not _is_last_axis(graph, node.input[2]):
+        return None
+    return Carrier(node, (0,), tuple(map(int, sizes)))
 
 
 def _is_last_axis(graph: GraphView, tensor: str) -> bool:
     """Whether an axis is the channels' one, of the four axes of images."""
     axis = graph.constant(tensor)
     return axis is not None and axis.size == 1 and int(axis.reshape(())) in (-1, 3)
+
+
+_FORMS: dict[str, Callable[[GraphView, NodeDef], Carrier | None]] = {
+    **dict.fromkeys(("Identity", "ResizeNearestNeighbor", "SpaceToBatchND", "BatchToSpaceND"), _moved),
+    **dict.fromkeys(("Pad", "MirrorPad"), _padded),
+    "MaxPool": _pooled,
+    "ConcatV2": _joined,
+    "SplitV": _split,
+}

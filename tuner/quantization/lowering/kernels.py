@@ -52,7 +52,7 @@ def code_dtype(scale: ActivationScale) -> tf.DType:
 def convolution_nodes(
     quantized: QuantizedConvolution, data: CodeTensor, summand: CodeTensor | None, name: str
 ) -> list[NodeDef]:
-    """One fused convolution `name` with its constants: codes in; out codes, or 32-bit sums where it has no output scale.
+    """One fused convolution `name` with its constants: codes in, codes out, or 32-bit sums without an output scale.
 
     summand: unsigned codes that are added before the activation, into whose buffer the kernel may write.
 
@@ -63,6 +63,8 @@ def convolution_nodes(
     """
     convolution, output = quantized.convolution, quantized.output
     peaks, bias = quantized.weight_peaks, quantized.bias
+    if summand is not None and bias is None:
+        bias = np.zeros(len(peaks), np.float32)  # the kernel does not add without one
     fused = [] if bias is None else ["BiasAdd"]
     if summand is not None:
         fused.append("Sum")

@@ -1,4 +1,4 @@
-"""Write the int8 graph of a plan: kernels that hand each other codes, rounding and float results where float ops are."""
+"""Write the int8 graph of a plan: kernels that hand each other codes, rounding and float results at the borders."""
 
 from collections.abc import Sequence
 

@@ -16,8 +16,8 @@ def settle_sums(
 ) -> tuple[Regions, dict[str, Convolution], Ranges]:
     """Regions in which every convolution that still has a summand can add it; all other sums stay float ops.
 
-    A summand with negative values, read by nothing but the sum, is raised by its lowest value, which the bias behind the
-    sum takes off again: exact, and its codes are unsigned. So convolutions and ranges come back changed.
+    A summand with negative values, read by nothing but the sum, is raised by its lowest value, which the bias behind
+    the sum takes off again: exact, and its codes are unsigned. So convolutions and ranges come back changed.
     makes_codes: the ops whose results may leave as codes.
     """
     settled, shifted = _one_for_each_sum(chosen), dict(ranges)

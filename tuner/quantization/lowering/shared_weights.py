@@ -1,4 +1,4 @@
-"""Weights that several convolutions share, as the levels of a feature pyramid do, though a BatchNorm of each was folded."""
+"""Weights that several convolutions share, as levels of a feature pyramid do, even with a BatchNorm of each folded."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,11 +18,12 @@ def find_shared_weights(convolutions: Mapping[str, Convolution]) -> dict[str, st
     Factors are positive. Depthwise convolutions, which have few weights, are left out.
     """
     found: dict[str, str] = {}
-    firsts: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    firsts: dict[tuple[bool, tuple[int, ...]], list[str]] = defaultdict(list)
     for name, convolution in convolutions.items():
         if convolution.is_depthwise:
             continue
-        alike = firsts[convolution.weights.shape]
+        # The two kinds of kernels want them in different shapes.
+        alike = firsts[convolution.is_pointwise, convolution.weights.shape]
         first = next((other for other in alike if _are_alike(convolution.weights, convolutions[other].weights)), None)
         if first is None:
             alike.append(name)

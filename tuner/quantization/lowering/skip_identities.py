@@ -1,5 +1,7 @@
 """Identity nodes of inference graphs do nothing, but they stand between ops that belong together."""
 
+from collections.abc import Mapping
+
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView, node_name, tensor_name
@@ -18,12 +20,17 @@ def skip_identities(graph: GraphView) -> GraphView:
             continue
         rewired = NodeDef()
         rewired.CopyFrom(node)
-        for position, tensor in enumerate(map(tensor_name, node.input)):
-            while tensor in skipped:
-                tensor = skipped[tensor]
-            rewired.input[position] = tensor
+        for position, tensor in enumerate(node.input):
+            if tensor_name(tensor) in skipped:
+                rewired.input[position] = _origin(tensor_name(tensor), skipped)
         changed.append(rewired)
     return graph.replace({node.name for node in changed} | skipped.keys(), changed)
+
+
+def _origin(tensor: str, skipped: Mapping[str, str]) -> str:
+    while tensor in skipped:
+        tensor = skipped[tensor]
+    return tensor
 
 
 def _can_skip(graph: GraphView, node: NodeDef) -> bool:
