@@ -7,6 +7,7 @@ import tensorflow as tf
 from tests.graph.conftest import tf1, tf1_graph, view
 from tuner.graph import fold_constants as module
 from tuner.graph.fold_constants import fold_constants
+from tuner.graph.map_loop import NotRecognisedError
 from tuner.model.graph_view import GraphView
 
 
@@ -71,3 +72,23 @@ def test_what_stays(what: str) -> None:
         tf.add(made, tf1.placeholder(tf.float32, [3], name="image"), name="out")
     before = view(graph.as_graph_def(), ["out"])
     assert ops(fold_constants(before)) == ops(before)
+
+
+def test_a_constant_in_a_branch_waits_for_its_condition() -> None:
+    with tf1_graph() as graph:
+        image = tf1.placeholder(tf.float32, [3], name="image")
+        positive = tf.reduce_sum(image) > 0
+        made = tf1.cond(positive, lambda: tf.sqrt(tf.constant([4.0])) * image, lambda: image)
+        tf.add(made, 0.0, name="out")
+    before = view(graph.as_graph_def(), ["out"])
+    assert ops(fold_constants(before)) == ops(before)
+
+
+def test_constants_that_cannot_be_computed_are_refused() -> None:
+    with tf1_graph() as graph:
+        image = tf1.placeholder(tf.float32, [3], name="image")
+        with tf.control_dependencies([tf1.Assert(tf.constant(False), ["never"])]):
+            tf.multiply(tf.sqrt(tf.constant([4.0])), image, name="out")
+    before = view(graph.as_graph_def(), ["out"])
+    with pytest.raises(NotRecognisedError, match="constants cannot be computed"):
+        fold_constants(before)

@@ -48,6 +48,12 @@ def test_the_same_graph_each_time(detector: Make) -> None:
     assert first.sha256 == second.sha256
 
 
+def test_a_graph_that_is_rewritten_already_is_left_alone_in_silence(detector: Make) -> None:
+    once = optimize_postprocess(detector(Nms()), pictures(1)).model
+    again = optimize_postprocess(once, pictures(1))
+    assert (again.model is once, again.notes, again.done) == (True, (), False)
+
+
 def test_anchors_of_a_fixed_size_are_constant(detector: Make) -> None:
     found = optimize_postprocess(detector(Nms(), "fixed"), pictures(1)).model
     assert not any("meshgrid" in node.name.lower() for node in found.graph_def.node)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.graph.clipped_first import ClippedFirstReader
 from tuner.graph.map_loop import find_map_loops, resolve
@@ -22,12 +23,17 @@ def batch_multi_class_nms(graph: GraphView) -> GraphView:
     Raises NotRecognisedError for a loop that suppresses in a way that is not known.
     """
     for loop in find_map_loops(graph):
-        kernels = [node for node in loop.body(graph).values() if node.op.startswith("NonMaxSuppression")]
+        # V4 is what is written here, for the pairs beyond the best: a graph can be rewritten already.
+        kernels = [node for node in loop.body(graph).values() if _is_kernel(node)]
         if kernels:
             compares_raw_boxes = resolve(graph, kernels[0].input[0]).op == "Unpack"
             reader = NmsReader if compares_raw_boxes else ClippedFirstReader
             graph = _rewritten(graph, reader(graph, loop, kernels).read())
     return graph
+
+
+def _is_kernel(node: NodeDef) -> bool:
+    return str(node.op).startswith("NonMaxSuppression") and node.op != "NonMaxSuppressionV4"
 
 
 def _rewritten(graph: GraphView, nms: MultiClassNms) -> GraphView:

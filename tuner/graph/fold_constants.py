@@ -5,8 +5,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from tuner.graph.map_loop import resolve
+from tuner.graph.map_loop import NotRecognisedError, resolve
 from tuner.model.graph_view import GraphView, node_name, tensor_name
+from tuner.model.tensorflow_error import first_line
 
 # A value over this size costs more in the file than its computation in time.
 MOST_BYTES = 4 << 20
@@ -23,7 +24,8 @@ _NOT_FOLDED = (
 def fold_constants(graph: GraphView) -> GraphView:
     """Compute once what depends on constants alone, and on sizes that TensorFlow infers from the graph alone.
 
-    Constants that are only handed on, as weights are, stay where they are, and so do results over 4 MiB.
+    Constants that are only handed on, as weights are, stay where they are, and so do results over 4 MiB. Raises
+    NotRecognisedError where TensorFlow cannot compute them.
     """
     sizes = _static_sizes(graph)
     sized = graph.replace(sizes.keys(), [_constant(name, value) for name, value in sizes.items()]) if sizes else graph
@@ -78,8 +80,9 @@ def _fixed(graph: GraphView) -> set[str]:
     fixed: set[str] = set()
     for name in _in_order(graph):
         node = graph.nodes[name]
-        computed = node.input and not node.op.startswith(_NOT_FOLDED)
-        if node.op == "Const" or (computed and fixed.issuperset(map(node_name, node.input))):
+        # A constant in the branch of a condition waits for it, so that it is not one for this purpose.
+        has_value = node.op == "Const" or (node.input and not node.op.startswith(_NOT_FOLDED))
+        if has_value and fixed.issuperset(map(node_name, node.input)):
             fixed.add(name)
     return fixed
 
@@ -114,7 +117,11 @@ def _values(graph: GraphView, names: list[str]) -> dict[str, NDArray[np.generic]
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(graph.graph_def, name="")
         with tf.compat.v1.Session(graph=imported) as session:
-            return dict(zip(names, session.run([f"{name}:0" for name in names]), strict=True))
+            try:
+                values = session.run([f"{name}:0" for name in names])
+            except tf.errors.OpError as error:
+                raise NotRecognisedError(f"constants cannot be computed: {first_line(error)}") from error
+    return dict(zip(names, values, strict=True))
 
 
 def _constant(name: str, value: NDArray[np.generic]) -> NodeDef:

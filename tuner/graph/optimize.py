@@ -58,8 +58,12 @@ def optimize_postprocess(model: DetectionModel, images: Sequence[NDArray[Any]]) 
             graph = changed
     if not done:
         return Optimization(model, tuple(notes))
-    # Only now: sizes are known behind loops that are gone.
-    rewritten = model.with_graph(fuse_transposes(fold_constants(graph)).graph_def)
+    try:
+        # Only now: sizes are known behind loops that are gone.
+        graph = fold_constants(graph)
+    except NotRecognisedError as reason:
+        notes.append(f"constants left as they are: {reason}")
+    rewritten = model.with_graph(fuse_transposes(graph).graph_def)
     fault = _first_difference(model, rewritten, images)
     if fault is not None:
         return Optimization(model, (*notes, f"{' and '.join(done)} left as they are: {fault}"))
