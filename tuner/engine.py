@@ -12,6 +12,7 @@ from tuner.errors import ConfigError, ModelError
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import FP32, OpPrecision, PrecisionPlan
 from tuner.quantization.audit import read_plan
+from tuner.quantization.corrections.apply import apply_corrections
 from tuner.quantization.inc_adapter import applied_by_inc, quantize_with_inc
 from tuner.quantization.quantize import QuantizableOps, quantize
 from tuner.quantization.range_cache import load_ranges, range_file, save_ranges
@@ -70,7 +71,10 @@ def make_engine(
             lambda plan, count: quantize_with_inc(model, plan, images[:count]),
             lambda graph: applied_by_inc(graph.graph_def, ops.names),
         )
-    return (
-        lambda plan, count: quantize(prepared, plan, first_images(ranges, count)),
-        partial(read_plan, ops=ops.names),
-    )
+
+    def lowered(plan: PrecisionPlan, count: int) -> DetectionModel:
+        observed, corrections = first_images(ranges, count), config.quantization.corrections
+        corrected, observed = apply_corrections(prepared, plan, observed, images[:count], corrections)
+        return quantize(corrected, plan, observed)
+
+    return lowered, partial(read_plan, ops=ops.names)

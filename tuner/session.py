@@ -52,6 +52,7 @@ def identity(
         + ("" if criterion.higher_is_better else ", lower is better"),
         "engine": str(config.quantization.engine),
         "optimize_postprocess": str(config.quantization.optimize_postprocess).lower(),
+        "corrections": ", ".join(config.quantization.corrections) or "none",
     }
 
 

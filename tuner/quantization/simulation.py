@@ -102,7 +102,7 @@ def _kernel_nodes(quantized: QuantizedConvolution, tensors: dict[str, str]) -> l
 
 
 def _whole_sums_with_bias_nodes(quantized: QuantizedConvolution, scope: str, name: str) -> list[NodeDef]:
-    """32-bit sums as float. The kernel adds the bias in float and goes back to whole sums, in the unit that it knows."""
+    """32-bit sums as float: the kernel adds the bias in float and goes back to whole sums, in the unit it knows."""
     if quantized.bias is None:
         return [op_node("Mul", name, [f"{scope}/whole_sums", f"{scope}/units"], T=tf.float32)]
     unit = quantized.sums_unit

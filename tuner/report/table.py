@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.criterion import Status
+from tuner.precision import Dtype
 from tuner.report.result import TuningResult
-from tuner.trial import FailedTrial, Measurement
+from tuner.trial import CompletedTrial, FailedTrial, Measurement
 
 _STYLES = {Status.ACCEPTED: "bold green", Status.BEST_EFFORT: "bold yellow"}
 _SEVERAL_REASONS = 5
@@ -61,7 +62,7 @@ def latency_table(models: Sequence[str], figures: Sequence[tuple[float, float, f
 
 def _comparison(result: TuningResult) -> Table:
     before, best, limit = result.baseline, result.best, result.criterion
-    table = _table("", "FP32", *(["int8", "change"] if best is not None else []))
+    table = _table("", "FP32", *([_formats(best), "change"] if best is not None else []))
     accuracy = "mAP" if "mAP" in before.metrics else "accuracy"
     if best is None:
         table.add_row(accuracy, f"{before.accuracy:.4f}")
@@ -93,9 +94,16 @@ def _comparison(result: TuningResult) -> Table:
     return table
 
 
+def _formats(best: CompletedTrial) -> str:
+    """What a graph multiplies in besides float."""
+    counts = best.applied.count()
+    return " + ".join(dtype.value for dtype in (Dtype.INT8, Dtype.BF16) if counts[dtype]) or "fp32, rewritten"
+
+
 def _figures(result: TuningResult) -> Table:
-    after = result.best.measurement.metrics if result.best is not None else {}
-    table = _table("COCO figures", "FP32", *(["int8", "change"] if after else []))
+    best = result.best
+    after = best.measurement.metrics if best is not None else {}
+    table = _table("COCO figures", "FP32", *([_formats(best), "change"] if best is not None and after else []))
     for name, value in result.baseline.metrics.items():
         new = [f"{after[name]:.4f}", f"{after[name] - value:+.4f}"] if name in after else []
         table.add_row(name, f"{value:.4f}", *new)

@@ -23,8 +23,8 @@ def choose_scales(
     """The scale of every tensor of codes in `regions`.
 
     Codes that a kernel makes have a scale for each channel, which costs nothing: the channel's own where only depthwise
-    convolutions read it, else the balanced one. Codes that QuantizeV2 makes have one scale, since more would take a Mul
-    in front of it; it is worth it for depthwise readers. One scale have also the codes that are added, those read by
+    convolutions read it, else the balanced one. Codes that QuantizeV2 makes have one scale unless depthwise
+    convolutions read them, for which the Mul in front of it is worth its time. One scale have also the codes that are added, those read by
     weights that are shared (stored once, they cannot absorb the scales of each reader), and those read or made by
     weights with one scale, which would lose more than the activations gain. shared_weights: names of such readers.
     """
@@ -49,8 +49,8 @@ def choose_scales(
         own, whole = channel_peaks(observed), tensor_peak(observed)
         if uniform[span].any() or (maker is not None and plan[maker].weight_granularity is Granularity.PER_TENSOR):
             peaks[span] = whole
-        elif maker is None:
-            peaks[span] = whole if mixed[span].any() else own
+        elif maker is None and not depthwise[span].any():
+            peaks[span] = whole
         else:
             peaks[span] = np.where(depthwise[span] & ~mixed[span], own, balanced_peaks(observed))
     signed_groups = np.unique(regions.group[is_signed])
