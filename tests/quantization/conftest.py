@@ -19,16 +19,16 @@ ACTIVATIONS = {"Relu": tf.nn.relu, "Relu6": tf.nn.relu6, "LeakyRelu": tf.nn.leak
 
 
 class FloatGraph:
-    """A float graph in the making, with the input `x`: [N, H, W, channels] float32.
+    """A float graph in the making, with the input `x`: [N, H, W, channels] float32; H and W unknown unless given.
 
     Weights and biases not given are random; equal seeds make equal graphs.
     """
 
-    def __init__(self, channels: int = 8, seed: int = 0) -> None:
+    def __init__(self, channels: int = 8, seed: int = 0, size: tuple[int, int] | None = None) -> None:
         self.random = np.random.default_rng(seed)
         self.graph = tf.Graph()
         with self.graph.as_default():
-            self.x = tf1.placeholder(tf.float32, [None, None, None, channels], name="x")
+            self.x = tf1.placeholder(tf.float32, [None, *(size or (None, None)), channels], name="x")
 
     def weights(self, *shape: int) -> NDArray[np.float32]:
         return self.random.normal(0, 0.2, shape).astype(np.float32)

@@ -26,8 +26,13 @@ def settle_sums(
         wanted = [tensor for kernel in settled.values() for tensor in (kernel.input, kernel.summand) if tensor]
         channels = {tensor: observed.channels for tensor, observed in ranges.items()}
         regions = find_regions(graph, wanted, kernels, channels)
+        # What is added has one scale, which depthwise readers would pay for with most of their accuracy.
+        sensitive = {kernel.input for kernel in settled.values() if kernel.is_depthwise}
         refused = [
-            kernel for kernel in settled.values() if kernel.summand and not _can_add(graph, kernel, regions, ranges)
+            kernel
+            for kernel in settled.values()
+            if kernel.summand is not None
+            and not (sensitive.isdisjoint((kernel.summand, kernel.output)) and _can_add(graph, kernel, regions, ranges))
         ]
         if not refused:
             break

@@ -24,9 +24,10 @@ def choose_scales(
 
     Codes that a kernel makes have a scale for each channel, which costs nothing: the channel's own where only depthwise
     convolutions read it, else the balanced one. Codes that QuantizeV2 makes have one scale unless depthwise
-    convolutions read them, for which the Mul in front of it is worth its time. One scale have also the codes that are added, those read by
-    weights that are shared (stored once, they cannot absorb the scales of each reader), and those read or made by
-    weights with one scale, which would lose more than the activations gain. shared_weights: names of such readers.
+    convolutions read them, for which the Mul in front of it is worth its time. One scale have also the codes that are
+    added, those read by weights that are shared (stored once, they cannot absorb the scales of each reader), and those
+    read or made by weights with one scale, which would lose more than the activations gain.
+    shared_weights: names of readers that share their weights.
     """
     total = len(regions.group)
     depthwise, mixed, uniform = (np.zeros(total, bool) for _ in range(3))
@@ -46,13 +47,15 @@ def choose_scales(
         span, maker = source.span, source.kernel
         observed = estimate(ranges[source.tensor], algorithms[source.first_channel])
         is_signed[span] = observed.low < 0
-        own, whole = channel_peaks(observed), tensor_peak(observed)
-        if uniform[span].any() or (maker is not None and plan[maker].weight_granularity is Granularity.PER_TENSOR):
-            peaks[span] = whole
-        elif maker is None and not depthwise[span].any():
-            peaks[span] = whole
+        if maker is None:
+            has_one_scale = not depthwise[span].any()
         else:
-            peaks[span] = np.where(depthwise[span] & ~mixed[span], own, balanced_peaks(observed))
+            has_one_scale = plan[maker].weight_granularity is Granularity.PER_TENSOR
+        if has_one_scale or uniform[span].any():
+            peaks[span] = tensor_peak(observed)
+        else:
+            own = depthwise[span] & ~mixed[span]
+            peaks[span] = np.where(own, channel_peaks(observed), balanced_peaks(observed))
     signed_groups = np.unique(regions.group[is_signed])
     is_unsigned: NDArray[np.bool_] = ~np.isin(regions.group, signed_groups)
     return {
