@@ -52,9 +52,12 @@ def sums_nodes(quantized: QuantizedConvolution, codes: str, scope: str) -> list[
     sums = NodeDef()
     sums.CopyFrom(convolution.node)
     sums.name, sums.input[0], sums.input[1] = f"{scope}/sums", codes, f"{scope}/weights"
+    weights = quantized.weights.astype(np.float32)
+    if convolution.is_matmul_node:
+        sums.attr["transpose_b"].b, weights = False, weights[0, 0]
     return [
         *nodes,
-        const_node(f"{scope}/weights", quantized.weights.astype(np.float32)),
+        const_node(f"{scope}/weights", weights),
         sums,
         # Whole numbers already: this changes no value, it keeps graph optimisers from moving a Mul into the weights.
         op_node("Round", f"{scope}/whole_sums", [sums.name], T=tf.float32),

@@ -36,7 +36,7 @@ def round_weights(
     inputs over images and positions (equation 13). It is brought down by coordinate descent from the nearest codes:
     each weight in turn takes its other neighbour where that lowers the error. Inputs are taken from the float graph.
     model: float, BatchNorm folded. images: each [1, H, W, 3]. The weight of the highest code of each channel stays, so
-    that the lowering finds the same scale again, and with it the same codes. Left alone: weights that several
+    that the lowering finds the same scale again, and with it the same codes. Left alone: MatMuls, weights that several
     convolutions share, which are stored once, and those of very many inputs.
     Raises QuantizationError when there are no images.
     """
@@ -44,7 +44,9 @@ def round_weights(
     kernels = {
         name: kernel
         for name, kernel in decide_codes(model.graph, plan, ranges).kernels.items()
-        if name not in shared and _Layout.of(kernel).inputs <= MOST_INPUTS
+        if name not in shared
+        and not kernel.convolution.is_matmul_node
+        and _Layout.of(kernel).inputs <= MOST_INPUTS
     }
     moments = _second_moments(model, kernels, images)
     changed = {name: Parameters(weights=_rounded(kernel, moments[name])) for name, kernel in kernels.items()}

@@ -1,5 +1,6 @@
 """Find what can become one int8 kernel: a convolution with its bias and its Relu or Relu6."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -15,12 +16,16 @@ from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
 ACTIVATION_OPS = ("Relu", "Relu6")
 POINTWISE_ACTIVATION_OPS = (*ACTIVATION_OPS, "LeakyRelu")
 
+# Smaller ones decode boxes: they cost no time, and their float results are meant to be exact.
+FEWEST_MATMUL_WEIGHTS = 1024
+
 
 @dataclass(frozen=True)
 class Convolution:
     """A convolution, its bias, a residual sum and its activation, where nothing else reads in between.
 
-    node: Conv2D (weights [kh, kw, in, out]) or DepthwiseConv2dNative (weights [kh, kw, in, multiplier]), NHWC.
+    node: Conv2D (weights [kh, kw, in, out]) or DepthwiseConv2dNative (weights [kh, kw, in, multiplier]), NHWC, or
+    MatMul, which is a 1x1 convolution of rows (weights [1, 1, in, out], whichever way the node has them).
     bias: [channels out] float32, or None. activation: the node of an op in ACTIVATION_OPS, or None.
     is_pointwise: whether it is a matrix product of pixels and weights: 1x1, without strides, padding or groups.
     pad: the node that pads the input with zeros for this convolution alone, or None.
@@ -64,62 +69,87 @@ class Convolution:
         return self.members if self.activation is None else self.members[:-1]
 
     @property
+    def is_matmul_node(self) -> bool:
+        """Whether the float graph has a MatMul, of rows and not of images."""
+        return bool(self.node.op == "MatMul")
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether each input channel is convolved on its own."""
         return bool(self.node.op == "DepthwiseConv2dNative")
 
 
 def find_convolutions(graph: GraphView) -> tuple[dict[str, Convolution], dict[str, str]]:
-    """Every convolution that the kernels can take, and for every other one the reason why it stays float.
+    """Every convolution and MatMul that the kernels can take, and for every other one the reason why it stays float.
 
     Both are keyed by the convolution's node name, in the graph's order.
     """
     found: dict[str, Convolution] = {}
     refused: dict[str, str] = {}
     for node in graph.graph_def.node:
-        if node.op in CONVOLUTION_OPS:
+        if node.op in MATCHES:
             try:
-                found[node.name] = _match(graph, node)
+                found[node.name] = MATCHES[node.op](graph, node)
             except QuantizationError as reason:
                 refused[node.name] = str(reason)
     return found, refused
 
 
-def _match(graph: GraphView, node: NodeDef) -> Convolution:
+def _weights(graph: GraphView, node: NodeDef) -> NDArray[np.float32]:
     weights = graph.constant(node.input[1])
-    data_format = node.attr["data_format"].s.decode() or "NHWC"
     if weights is None:
         raise QuantizationError(f"its weights {node.input[1]} are not a constant")
     if weights.dtype != np.float32:
         raise QuantizationError(f"its weights are {weights.dtype}, not float32")
-    if data_format != "NHWC":
-        raise QuantizationError(f"its data format is {data_format}, the kernels take NHWC")
     if node.name in graph.loop_body:
         raise QuantizationError("it is inside a while loop")
-    if node.op == "DepthwiseConv2dNative" and weights.shape[3] != 1:
-        raise QuantizationError(f"its depth multiplier is {weights.shape[3]}, the depthwise kernel takes 1")
     if np.any(~np.isfinite(weights)):
         raise QuantizationError("its weights hold NaN or infinite values")
+    return cast(NDArray[np.float32], weights)
 
-    members = [node.name]
-    bias: NDArray[np.float32] | None = None
-    activation: NodeDef | None = None
+
+def _match_convolution(graph: GraphView, node: NodeDef) -> Convolution:
+    weights = _weights(graph, node)
+    data_format = node.attr["data_format"].s.decode() or "NHWC"
+    if data_format != "NHWC":
+        raise QuantizationError(f"its data format is {data_format}, the kernels take NHWC")
+    if node.op == "DepthwiseConv2dNative" and weights.shape[3] != 1:
+        raise QuantizationError(f"its depth multiplier is {weights.shape[3]}, the depthwise kernel takes 1")
     pad, pads = _padding(graph, node)
-    pointwise = pad is None and _is_pointwise(graph, node, weights)
-    after = graph.only_consumer(node.name)
-    if after is not None and after.op == "BiasAdd":
-        value = graph.constant(after.input[1])
-        if value is not None:
-            bias = cast(NDArray[np.float32], value)
-            members.append(after.name)
-            after = graph.only_consumer(after.name)
-    if after is not None and after.op in (POINTWISE_ACTIVATION_OPS if pointwise else ACTIVATION_OPS):
-        activation = after
-        members.append(after.name)
-    found = Convolution(
-        node, cast(NDArray[np.float32], weights), bias, activation, tuple(members), pointwise, pad, pads
-    )
-    return _with_sum(graph, found, after) if activation is None else found
+    is_pointwise = pad is None and _is_pointwise(graph, node, weights)
+    found, after = _with_bias(graph, Convolution(node, weights, None, None, (node.name,), is_pointwise, pad, pads))
+    fused = _with_activation(found, after, POINTWISE_ACTIVATION_OPS if is_pointwise else ACTIVATION_OPS)
+    return _with_sum(graph, fused, after) if fused is found else fused
+
+
+def _match_matmul(graph: GraphView, node: NodeDef) -> Convolution:
+    weights = _weights(graph, node)
+    if weights.size < FEWEST_MATMUL_WEIGHTS:
+        raise QuantizationError(f"its {weights.size} weights are too few to gain anything")
+    if node.attr["transpose_a"].b:
+        raise QuantizationError("it turns its data, the kernel takes rows")
+    rows = weights.T if node.attr["transpose_b"].b else weights
+    found, after = _with_bias(graph, Convolution(node, rows[np.newaxis, np.newaxis], None, None, (node.name,), True))
+    return _with_activation(found, after, POINTWISE_ACTIVATION_OPS)
+
+
+MATCHES = {**dict.fromkeys(CONVOLUTION_OPS, _match_convolution), "MatMul": _match_matmul}
+
+
+def _with_bias(graph: GraphView, convolution: Convolution) -> tuple[Convolution, NodeDef | None]:
+    """The convolution with the bias behind it, and the one op that reads the result, if there is just one."""
+    after = graph.only_consumer(convolution.name)
+    bias = graph.constant(after.input[1]) if after is not None and after.op == "BiasAdd" else None
+    if after is None or bias is None:
+        return convolution, after
+    members = (*convolution.members, after.name)
+    return replace(convolution, bias=cast(NDArray[np.float32], bias), members=members), graph.only_consumer(after.name)
+
+
+def _with_activation(convolution: Convolution, after: NodeDef | None, known: Collection[str]) -> Convolution:
+    if after is None or after.op not in known:
+        return convolution
+    return replace(convolution, activation=after, members=(*convolution.members, after.name))
 
 
 def _with_sum(graph: GraphView, convolution: Convolution, after: NodeDef | None) -> Convolution:

@@ -74,6 +74,13 @@ def _split(graph: GraphView, node: NodeDef) -> Carrier | None:
     return Carrier(node, (0,), tuple(map(int, sizes)))
 
 
+def _split_evenly(graph: GraphView, node: NodeDef) -> Carrier | None:
+    channels, count = graph.shape(node_name(node.input[1]))[3:], int(node.attr["num_split"].i)
+    if not channels or channels[0] is None or not _is_last_axis(graph, node.input[0]):
+        return None
+    return Carrier(node, (1,), (channels[0] // count,) * count)
+
+
 def _is_last_axis(graph: GraphView, tensor: str) -> bool:
     """Whether an axis is the channels' one, of the four axes of images."""
     axis = graph.constant(tensor)
@@ -86,4 +93,5 @@ _FORMS: dict[str, Callable[[GraphView, NodeDef], Carrier | None]] = {
     "MaxPool": _pooled,
     "ConcatV2": _joined,
     "SplitV": _split,
+    "Split": _split_evenly,
 }

@@ -44,7 +44,10 @@ def lower(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> GraphView:
             added += nodes
         else:
             made = source.kernel + KERNEL_SUFFIX
-            name = f"{made}/image" if codes.kernels[source.kernel].is_matmul else made
+            makes_rows = (
+                codes.kernels[source.kernel].is_matmul and not codes.kernels[source.kernel].convolution.is_matmul_node
+            )
+            name = f"{made}/image" if makes_rows else made
             tensors[source.tensor] = CodeTensor(name, code_dtype(scale))
     for carrier in codes.regions.carriers.values():
         added += _carrier_nodes(carrier, tensors, len(codes.scales[carrier.outputs[0]].peaks))
@@ -55,8 +58,12 @@ def lower(graph: GraphView, plan: PrecisionPlan, ranges: Ranges) -> GraphView:
             added += dequantize_nodes(tensors[name], codes.scales[name], name)
     for quantized in codes.kernels.values():
         removed.update(quantized.convolution.members)
-        write = _pointwise_nodes if quantized.is_matmul else _convolution_nodes
-        added += write(graph, quantized, tensors)
+        if quantized.convolution.is_matmul_node:
+            added += _matmul_nodes(quantized, tensors)
+        elif quantized.is_matmul:
+            added += _pointwise_nodes(graph, quantized, tensors)
+        else:
+            added += _convolution_nodes(quantized, tensors)
     return graph.replace(removed, added)
 
 
@@ -98,9 +105,7 @@ def _quantized_pool_nodes(carrier: Carrier, tensors: dict[str, CodeTensor]) -> l
     return [op_node("QuantizedMaxPool", pooled.name, [data.name, *data.ends], T=data.dtype, padding=padding, **sizes)]
 
 
-def _convolution_nodes(
-    graph: GraphView, quantized: QuantizedConvolution, tensors: dict[str, CodeTensor]
-) -> list[NodeDef]:
+def _convolution_nodes(quantized: QuantizedConvolution, tensors: dict[str, CodeTensor]) -> list[NodeDef]:
     """The kernel of a convolution and, unless nothing reads them, the nodes that make its result float."""
     convolution = quantized.convolution
     name = convolution.name + KERNEL_SUFFIX
@@ -116,6 +121,16 @@ def _convolution_nodes(
             op_node("Relu6", convolution.output, [before], T=tf.float32),
         ]
     return [*nodes, *sums_to_float_nodes(name, quantized.units, convolution.output)]
+
+
+def _matmul_nodes(quantized: QuantizedConvolution, tensors: dict[str, CodeTensor]) -> list[NodeDef]:
+    """The kernel of a MatMul, whose data are rows already; as float under the float op's name."""
+    convolution = quantized.convolution
+    name = convolution.name + KERNEL_SUFFIX
+    nodes = matmul_nodes(quantized, tensors[convolution.input], name)
+    if quantized.output is None:
+        return [*nodes, op_node("Identity", convolution.output, [name], T=tf.float32)]
+    return [*nodes, *dequantize_nodes(tensors[convolution.output], quantized.output, convolution.output)]
 
 
 def _pointwise_nodes(
