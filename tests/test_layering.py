@@ -29,14 +29,24 @@ ALLOWED: dict[str, set[str]] = {
     "criterion": {"config", "trial"},
     "study": {"precision", "trial", "search"},
     "export": {"model", "precision"},
-    "report": {"config", "trial", "criterion"},
+    "report": {"config", "criterion", "precision", "trial"},
     "inputs": {"config", "data", "entry_point", "evaluation"},
     "trial_runner": {"evaluation", "model", "precision", "study", "trial"},
 }
 ALLOWED["session"] = {"config", "inputs", "model", "precision"}
 ALLOWED["engine"] = {"config", "model", "precision", "quantization"}
 ALLOWED["meter"] = {"config", "evaluation", "inputs", "model", "progress", "trial"}
-ALLOWED["finals"] = {"config", "criterion", "meter", "model", "precision", "quantization", "trial", "trial_runner"}
+ALLOWED["finals"] = {
+    "config",
+    "criterion",
+    "evaluation",
+    "meter",
+    "model",
+    "precision",
+    "quantization",
+    "trial",
+    "trial_runner",
+}
 # Whatever lies above the first level may tell its progress.
 for _room in set(ALLOWED) - {"errors", "files", "precision", "progress", "detections", "entry_point", "trial"}:
     ALLOWED[_room].add("progress")

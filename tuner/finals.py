@@ -44,10 +44,10 @@ def other_plans(
     """The plans that could be faster than the best int8 one, by what they are called, as far as the settings allow.
 
     bf16 for all operators and for those that int8 leaves in float, where the CPU multiplies it and no rule names other
-    dtypes; and float for all operators, which no graph that is handed over should be slower than. None for the engine
-    `inc`.
+    dtypes; and float for all operators, which no graph that is handed over should be slower than. None where settings
+    want int8 only, or for the engine `inc`.
     """
-    if config.quantization.engine == "inc":
+    if config.quantization.engine == "inc" or config.quantization.int8_only:
         return {}
     rules = config.quantization.op_wise, list(ops), config.quantization.model_wise
     allowed = resolve_op_rules(*rules, unnamed=tuple(Dtype))

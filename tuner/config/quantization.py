@@ -94,6 +94,10 @@ class QuantizationConfig(Section):
         description="own extension: the Object Detection API's loops and per-class suppression become batched ops, "
         "where the detections stay the same",
     )
+    int8_only: bool = Field(
+        default=False,
+        description="own extension: the best int8 graph is handed over even where bf16 or float is faster",
+    )
     calibration: CalibrationConfig = Field(
         default_factory=CalibrationConfig, description="which images ranges are collected from"
     )

@@ -44,9 +44,7 @@ def round_weights(
     kernels = {
         name: kernel
         for name, kernel in decide_codes(model.graph, plan, ranges).kernels.items()
-        if name not in shared
-        and not kernel.convolution.is_matmul_node
-        and _Layout.of(kernel).inputs <= MOST_INPUTS
+        if name not in shared and not kernel.convolution.is_matmul_node and _Layout.of(kernel).inputs <= MOST_INPUTS
     }
     moments = _second_moments(model, kernels, images)
     changed = {name: Parameters(weights=_rounded(kernel, moments[name])) for name, kernel in kernels.items()}
