@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from tuner.config import TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError, ModelError
 from tuner.model.detection_model import DetectionModel
-from tuner.precision import FP32, OpPrecision, PrecisionPlan
+from tuner.precision import FP32, INT8, OpPrecision, PrecisionPlan
 from tuner.quantization.audit import read_plan
 from tuner.quantization.corrections.apply import apply_corrections
 from tuner.quantization.inc_adapter import applied_by_inc, quantize_with_inc
+from tuner.quantization.profit import find_unprofitable
 from tuner.quantization.quantize import QuantizableOps, quantize
 from tuner.quantization.range_cache import load_ranges, range_file, save_ranges
 from tuner.quantization.ranges import Ranges, collect_ranges, first_images
@@ -54,6 +55,23 @@ def calibrated_ranges(
     ranges = collect_ranges(prepared, ops.tensors, images)
     save_ranges(path, ranges)
     return ranges, 1
+
+
+def worthwhile_decisions(
+    config: TuningConfig,
+    choices: Mapping[str, Sequence[OpPrecision]],
+    prepared: DetectionModel,
+    ranges: Ranges,
+) -> tuple[Mapping[str, Sequence[OpPrecision]], Mapping[str, str]]:
+    """The decisions without int8 where it gains nothing and float is allowed, and the operators so decided, with why.
+
+    Settings that want int8 only, and the engine `inc`, keep all decisions.
+    """
+    if config.quantization.engine == "inc" or config.quantization.int8_only:
+        return choices, {}
+    in_int8 = [op for op, allowed in choices.items() if INT8 in allowed]
+    reasons = {op: why for op, why in find_unprofitable(prepared, in_int8, ranges).items() if FP32 in choices[op]}
+    return {op: (FP32,) if op in reasons else allowed for op, allowed in choices.items()}, reasons
 
 
 def make_engine(

@@ -14,14 +14,12 @@ from tuner.config import AccuracyCriterion, TuningConfig, pinned_yaml
 from tuner.criterion import best_trial, judge, loss, outcome, passes, share_lost
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
-from tuner.engine import allowed_decisions, calibrated_ranges, make_engine
-from tuner.errors import ConfigError
+from tuner.engine import allowed_decisions, calibrated_ranges, make_engine, worthwhile_decisions
 from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_fastest, other_plans
-from tuner.graph.optimize import Optimization, optimize_postprocess
 from tuner.inputs import first_image, open_inputs
 from tuner.meter import apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
@@ -73,7 +71,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     config, clock = job.config, Clock(progress or Silent())
     calibration, criterion = config.quantization.calibration, config.tuning.accuracy_criterion
     warn_without_vnni(read_cpu_features())
-    _check_output(job)
+    check_output(job.output_model, job.input_model)
 
     with clock.stage("load") as stage:
         model = load_model(job.input_model, config.model.inputs, config.model.outputs)
@@ -96,6 +94,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         run_identity = identity(config, model, inputs, images_sha256, choices)
         study = open_study(storage_url(job.workspace, job.storage), run_identity, resume=job.resume)
         ranges, calibrations = calibrated_ranges(job.workspace, prepared, ops, images, images_sha256)
+        choices, unprofitable = worthwhile_decisions(config, choices, prepared, ranges)
         stage.note(f"{len(images)} images, {len(ranges)} tensors" + ("" if calibrations else ", from an earlier run"))
 
     with clock.stage("baseline") as stage:
@@ -144,7 +143,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         trials=study.trials,
         calibrations=calibrations,
         seconds=_seconds(clock, runner),
-        refused=ops.refused,
+        refused={**ops.refused, **unprofitable},
         rewritten=optimized.notes,
         rewritten_ms=None if final is None else final.rewritten_ms,
     )
@@ -205,18 +204,6 @@ def benchmark(
         warmup=warmup,
         iterations=iterations,
     )
-
-
-def _check_output(job: TuningJob) -> None:
-    check_output(job.output_model)
-    if job.output_model.resolve() == job.input_model.resolve():
-        raise ConfigError(f"{job.output_model}: the output would replace the input model; give it another name")
-
-
-def _optimized(config: TuningConfig, model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
-    if not config.quantization.optimize_postprocess:
-        return Optimization(model)
-    return optimize_postprocess(model, images[:OPTIMIZATION_IMAGES])
 
 
 def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock: Clock) -> None:

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from tuner.errors import TunerError
+from tuner.errors import ConfigError, TunerError
 from tuner.export.saved_model import build_saved_model
 from tuner.files import write_bytes, write_folder
 from tuner.model.detection_model import DetectionModel
@@ -36,12 +36,14 @@ def export_model(model: DetectionModel, output: Path) -> None:
         write_folder(output.resolve(), fill)
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, input_model: Path | None = None) -> None:
     """Tell before a run whether `export_model` could write to `output`. What is made to find out is removed again.
 
-    Raises TunerError when the place is taken by something other than a model of the same form, or when its folder
-    cannot be written or made.
+    Raises TunerError when the place is taken by `input_model` or something other than a model of the same form, or when
+    its folder cannot be written or made.
     """
+    if input_model is not None and output.resolve() == input_model.resolve():
+        raise ConfigError(f"{output}: the output would replace the input model; give it another name")
     try:
         _check_existing(output)
         _check_folder(output)

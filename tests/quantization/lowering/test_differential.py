@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision, Output, PrecisionPlan, RangeAlgorithm
-from tuner.quantization.lowering.convolutions import find_convolutions
+from tuner.quantization.lowering.convolutions import FEWEST_MATMUL_WEIGHTS, find_convolutions
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.quantization.lowering.lower import lower
 from tuner.quantization.lowering.regions import possible_sources
@@ -180,13 +180,7 @@ def convolve(graph: Graph, data: tf.Tensor, step: Step, op: str = "Conv2D", name
         return of_input + taps * per_channel * peak / 254
 
     error.op = name  # type: ignore[attr-defined]
-    data = graph.add(made, data, error=error)
-    if step.bias:
-        bias = random.normal(0, max(step.gain, 1e-3), data.shape[-1]).astype(np.float32)
-        data = graph.add(lambda x: tf.nn.bias_add(x, bias), data, error=rounded)
-    if step.activation is not None:
-        data = graph.add(ACTIVATIONS[step.activation], data, error=rounded)
-    return data
+    return finish(graph, graph.add(made, data, error=error), step)
 
 
 def rounded(error: Array) -> Array:
@@ -239,6 +233,39 @@ def dilated(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
     return graph.add(lambda x: tf.batch_to_space(x, [2, 2], crops), data)
 
 
+def multiply(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
+    """A matrix product of pixels and weights, with as many of these as an int8 one must have."""
+    channels, out = data.shape[-1], max(step.channels, -(-FEWEST_MATMUL_WEIGHTS // data.shape[-1]))
+    shape = [-1, *data.shape[1:3], out]
+    name, transposed = f"matmul_{len(graph.rules)}", step.kind == "transposed"
+    weights = graph.sketch.random.normal(0, step.gain / np.sqrt(channels), (channels, out)).astype(np.float32)
+    data = graph.add(lambda x: tf.reshape(x, [-1, channels]), data)
+
+    def made(x: Any) -> Any:
+        return tf.matmul(x, weights.T if transposed else weights, transpose_b=transposed, name=name)
+
+    def error(spread: Array, peak: float, precision: OpPrecision) -> Array:
+        if precision.dtype is not Dtype.INT8:
+            return spread @ np.abs(weights)
+        per_channel = precision.weight_granularity is Granularity.PER_CHANNEL
+        largest = np.abs(weights).max(0 if per_channel else None)
+        return (spread + peak / 254) @ np.abs(weights) + channels * largest * peak / 254
+
+    error.op = name  # type: ignore[attr-defined]
+    data = finish(graph, graph.add(made, data, error=error), step)
+    return graph.add(lambda x: tf.reshape(x, shape), data)
+
+
+def finish(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
+    """Bias and activation."""
+    if step.bias:
+        bias = graph.sketch.random.normal(0, max(step.gain, 1e-3), data.shape[-1]).astype(np.float32)
+        data = graph.add(lambda x: tf.nn.bias_add(x, bias), data, error=rounded)
+    if step.activation is not None:
+        data = graph.add(ACTIVATIONS[step.activation], data, error=rounded)
+    return data
+
+
 def joined(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
     parts = [other for other in graph.tensors if other.shape[:3] == data.shape[:3]]
     other = parts[step.other % len(parts)]
@@ -264,8 +291,12 @@ def build(case: Case, float_graph: Any) -> Graph:
             graph.keep(joined(graph, data, step))
         elif step.pattern == "split":
             first = 1 + step.other % max(data.shape[-1] - 1, 1)
-            sizes = [first, data.shape[-1] - first] if first < data.shape[-1] else [first]
+            sizes: Any = [first, data.shape[-1] - first] if first < data.shape[-1] else [first]
+            if step.kind == "equal" and data.shape[-1] % 2 == 0:
+                sizes = 2
             graph.keep(*graph.add(lambda x, sizes=sizes: list(tf.split(x, sizes, 3)), data))
+        elif step.pattern == "matmul":
+            graph.keep(multiply(graph, data, step))
         elif step.pattern == "dilated":
             graph.keep(dilated(graph, data, step))
         else:
@@ -320,6 +351,11 @@ def bounds(graph: Graph, plan: PrecisionPlan, exact: dict[str, Array]) -> dict[s
     return errors
 
 
+def inner(values: Array) -> tuple[int, ...]:
+    """All axes but the first and the last."""
+    return tuple(range(1, values.ndim - 1))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a case, each by output: [N, H, W, C]. kernels: how many int8 ones there are."""
@@ -354,7 +390,7 @@ def run_case(case: Case, float_graph: Any) -> Outcome | None:
     calibration = graph.images * np.float32(case.calibrated_on)
     observed = run(model.graph, full, calibration) if case.calibrated_on != 1 else [exact[name] for name in full]
     ranges = {
-        name: TensorRange(values.min((1, 2)), values.max((1, 2)), shape=values.shape)
+        name: TensorRange(values.min(inner(values)), values.max(inner(values)), shape=values.shape)
         for name, values in zip(sources, observed, strict=True)
     }
     int8, simulation = lower(model.graph, plan, ranges), simulate(model.graph, plan, ranges)
@@ -413,7 +449,12 @@ STEPS = st.one_of(
     ),
     steps_of("move", tuple(MOVES)),
     steps_of("concat", other=st.integers(0, 5)),
-    steps_of("split", other=st.integers(0, 20)),
+    steps_of("split", ("", "equal"), other=st.integers(0, 20)),
+    steps_of(
+        "matmul",
+        ("", "transposed"),
+        **{key: CONVOLUTION_FIELDS[key] for key in ("channels", "bias", "activation", "gain")},
+    ),
     steps_of("dilated", ("", "depthwise"), channels=st.sampled_from(CHANNELS)),
     steps_of("float", tuple(FLOAT_OPS)),
 )
