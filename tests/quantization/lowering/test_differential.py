@@ -184,12 +184,19 @@ def convolve(graph: Graph, data: tf.Tensor, step: Step, op: str = "Conv2D", name
 
 
 def rounded(error: Array) -> Array:
-    """What leaves a kernel may be rounded: `bounds` adds a step to tensors with this rule."""
     return error
 
 
 def added(*errors: Array) -> Array:
     return np.sum(errors, axis=0)
+
+
+def side_by_side(*errors: Array) -> Array:
+    return np.concatenate(errors, -1)
+
+
+# The ops in which what is float can be rounded: at the end of a kernel, and where it is joined to codes.
+ROUNDING = (rounded, added, side_by_side)
 
 
 def residual(graph: Graph, data: tf.Tensor, step: Step) -> None:
@@ -214,7 +221,8 @@ def residual(graph: Graph, data: tf.Tensor, step: Step) -> None:
     if step.activation is not None:
         result = graph.add(ACTIVATIONS[step.activation], result, error=rounded)
     if extra in ("read", "alias"):
-        joined = graph.add(lambda *x: tf.concat(x, -1), before if extra == "alias" else start, result)
+        read = before if extra == "alias" else start
+        joined = graph.add(lambda *x: tf.concat(x, -1), read, result, error=side_by_side)
         graph.keep(convolve(graph, joined, Step("conv", channels=3)))
     if extra == "output":
         graph.outputs.append(start.name)
@@ -269,7 +277,7 @@ def finish(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
 def joined(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
     parts = [other for other in graph.tensors if other.shape[:3] == data.shape[:3]]
     other = parts[step.other % len(parts)]
-    return graph.add(lambda *x: tf.concat(x, -1), data, other)
+    return graph.add(lambda *x: tf.concat(x, -1), data, other, error=side_by_side)
 
 
 def build(case: Case, float_graph: Any) -> Graph:
@@ -344,7 +352,7 @@ def bounds(graph: Graph, plan: PrecisionPlan, exact: dict[str, Array]) -> dict[s
         made = rule(*values) if op is None else rule(*values, peak, plan.get(op, FP32))
         for name, error in zip(outputs, made if isinstance(made, list) else [made], strict=True):
             own = float(np.abs(exact[name]).max())
-            is_new = op is not None or rule in (rounded, added)
+            is_new = op is not None or rule in ROUNDING
             # Moved codes have the scale that they were made with.
             peaks[name] = own if is_new else max(peak, own)
             errors[name] = np.asarray(error, np.float32) + (own / 127 if is_new else 0) + 1e-4 * own

@@ -76,7 +76,8 @@ def test_codes_between_kernels(
         (("Conv2D",), {}, tensor_peak),
         ((DEPTHWISE,), {}, channel_peaks),
         ((DEPTHWISE, DEPTHWISE), {}, channel_peaks),
-        ((DEPTHWISE, "Conv2D"), {}, tensor_peak),
+        ((DEPTHWISE, "Conv2D"), {}, balanced_peaks),
+        ((DEPTHWISE, "Conv2D"), {"reader_1": PER_TENSOR}, tensor_peak),
         ((DEPTHWISE,), {"reader_0": PER_TENSOR}, tensor_peak),
     ],
 )
