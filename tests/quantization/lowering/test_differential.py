@@ -353,9 +353,9 @@ def bounds(graph: Graph, plan: PrecisionPlan, exact: dict[str, Array]) -> dict[s
         for name, error in zip(outputs, made if isinstance(made, list) else [made], strict=True):
             own = float(np.abs(exact[name]).max())
             is_new = op is not None or rule in ROUNDING
-            # Moved codes have the scale that they were made with.
-            peaks[name] = own if is_new else max(peak, own)
-            errors[name] = np.asarray(error, np.float32) + (own / 127 if is_new else 0) + 1e-4 * own
+            # Codes that are moved or joined have the scales that they were made with.
+            peaks[name] = own if is_new and rule is not side_by_side else max(peak, own)
+            errors[name] = np.asarray(error, np.float32) + (peaks[name] / 127 if is_new else 0) + 1e-4 * own
     return errors
 
 
