@@ -206,6 +206,12 @@ def benchmark(
     )
 
 
+def _optimized(config: TuningConfig, model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
+    if not config.quantization.optimize_postprocess:
+        return Optimization(model)
+    return optimize_postprocess(model, images[:OPTIMIZATION_IMAGES])
+
+
 def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock: Clock) -> None:
     """Write the graph of a trial and the settings that make it again."""
     with clock.stage("export") as stage:
