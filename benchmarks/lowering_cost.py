@@ -25,7 +25,7 @@ from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize
 from tuner.quantization.ranges import collect_ranges
 
 REPETITIONS = 3
-NODES_OF_A_BLOCK = 13
+NODES_OF_A_BLOCK = 18
 MEGABYTE = 1e6
 
 
@@ -105,7 +105,7 @@ def memory_bytes(key: str) -> int:
 
 
 def made(nodes: int) -> DetectionModel:
-    """A network of about `nodes` nodes: residual blocks with a 3x3 convolution, a ConcatV2 and a 1x1 convolution."""
+    """A network of about `nodes` nodes: residual blocks with two 3x3 convolutions, a ConcatV2 and a 1x1 convolution."""
     random = np.random.default_rng(1)
 
     def convolve(data: Any, size: int, gain: float = 1.0) -> Any:
@@ -118,8 +118,8 @@ def made(nodes: int) -> DetectionModel:
         image = tf.compat.v1.placeholder(tf.uint8, [1, 32, 32, 3], name="image")
         data = tf.nn.relu(convolve(tf.cast(image, tf.float32) / 255, 3))
         for _ in range(nodes // NODES_OF_A_BLOCK):
-            inner = tf.nn.relu(convolve(data, 3))
-            data = tf.nn.relu(convolve(tf.concat([inner, data], 3), 1, 0.01) + data)
+            branches = [tf.nn.relu(convolve(data, 3)) for _ in range(2)]
+            data = tf.nn.relu(convolve(tf.concat(branches, 3), 1, 0.01) + data)
         tf.identity(data, name="result")
     return DetectionModel(graph.as_graph_def(), ("image:0",), ("result:0",), Path("made"), ModelFormat.FROZEN_GRAPH)
 

@@ -20,6 +20,7 @@ from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_fastest, other_plans
+from tuner.graph.optimize import Optimization, optimize_postprocess
 from tuner.inputs import first_image, open_inputs
 from tuner.meter import apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
