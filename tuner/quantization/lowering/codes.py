@@ -87,7 +87,12 @@ def decide_codes(graph: GraphView, plan: PrecisionPlan, ranges: Ranges, *, fuse_
     missing = [tensor for tensor in possible_sources(graph, chosen) if tensor not in ranges]
     if missing:
         raise QuantizationError(f"no range was collected for {missing[0]}, which int8 convolutions read or make")
-    makes_codes = {name for name in chosen if plan[name].output is Output.INT8}
+    makes_codes = {
+        name
+        for name, convolution in chosen.items()
+        # Of grouped convolutions oneDNN has no kernel that makes codes with a scale for each channel of the weights.
+        if plan[name].output is Output.INT8 and not _is_grouped(convolution, ranges[convolution.input].channels)
+    }
     regions, chosen, ranges = settle_sums(graph, chosen, makes_codes, ranges)
     shared = find_shared_weights(
         {name: kernel for name, kernel in chosen.items() if plan[name].weight_granularity is Granularity.PER_CHANNEL}
@@ -99,6 +104,10 @@ def decide_codes(graph: GraphView, plan: PrecisionPlan, ranges: Ranges, *, fuse_
         first = kernels.get(shared.get(name, ""))
         kernels[name] = quantized if first is None else _with_weights_of(quantized, first)
     return Codes(regions, scales, kernels)
+
+
+def _is_grouped(convolution: Convolution, channels: int) -> bool:
+    return not convolution.is_depthwise and convolution.weights.shape[2] != channels
 
 
 def _with_weights_of(quantized: QuantizedConvolution, first: QuantizedConvolution) -> QuantizedConvolution:

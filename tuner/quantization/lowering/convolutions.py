@@ -161,7 +161,10 @@ def _with_sum(graph: GraphView, convolution: Convolution, after: NodeDef | None)
     if activation is None or activation.op not in ACTIVATION_OPS or len(summands) != 1:
         return convolution
     shape, known = graph.shape(node_name(summands[0])), graph.shape(convolution.output)
-    if ":" in summands[0] or len(shape) != 4 or shape != known or not _is_read_first(graph, summands[0], convolution):
+    # Sizes that are not known may differ at run time, which the kernel does not survive.
+    if None in shape[1:] or len(shape) != 4 or shape != known:
+        return convolution
+    if ":" in summands[0] or not _is_read_first(graph, summands[0], convolution):
         return convolution
     return replace(
         convolution,

@@ -93,7 +93,8 @@ def possible_sources(graph: GraphView, kernels: Mapping[str, Convolution]) -> tu
         found.add(kernel.output)
         pending.append(kernel.input)
         if kernel.without_sum is not None and kernel.summand is not None:
-            found.update((kernel.without_sum.output, kernel.summand))
+            found.add(kernel.without_sum.output)
+            pending.append(kernel.summand)
     while pending:
         tensor = pending.pop()
         if tensor not in found:
