@@ -4,10 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView, node_name, tensor_name
+from tuner.quantization.lowering.carriers import takes
+
+# Codes are moved as plain integers.
+PLAIN_TYPES = (tf.uint8, tf.int8)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def find_carrier(graph: GraphView, tensor: str) -> Carrier | None:
     if node is None or node.name in graph.loop_body or not node.input or node.input[-1].startswith("^"):
         return None
     found = _FORMS.get(node.op)
-    return None if found is None else found(graph, node)
+    return found(graph, node) if found is not None and all(takes(node.op, dtype) for dtype in PLAIN_TYPES) else None
 
 
 def _moved(graph: GraphView, node: NodeDef) -> Carrier | None:
