@@ -26,8 +26,14 @@ class Block:
     "float" (a float op's result).
     """
 
-    def __init__(self, float_graph: Any, shortcut: str = "identity", activation: str | None = "Relu") -> None:
-        self.sketch = sketch = float_graph(seed=4)
+    def __init__(
+        self,
+        float_graph: Any,
+        shortcut: str = "identity",
+        activation: str | None = "Relu",
+        size: tuple[int, int] | None = (9, 7),
+    ) -> None:
+        self.sketch = sketch = float_graph(seed=4, size=size)
         self.outputs = ["out"]
         stem = sketch.convolve(sketch.x, "stem", out=8, bias=True, activation="Relu")
         data = sketch.convolve(stem, "first", out=8, bias=True, activation="Relu")
@@ -141,6 +147,16 @@ def test_a_summand_that_is_an_output(
     assert_right(graph, plan, ranges, block.outputs, run)
 
 
+def test_rows_and_columns_that_are_not_known(
+    float_graph: Any, observe: Callable[..., Any], run: Callable[..., Any]
+) -> None:
+    """The kernel does not broadcast: it ends the process."""
+    block = Block(float_graph, "projection", size=None)
+    graph, plan, ranges = block.finish(observe)
+    assert fused(graph, plan, ranges) == set()
+    assert_right(graph, plan, ranges, block.outputs, run)
+
+
 def test_without_fusing(float_graph: Any, observe: Callable[..., Any]) -> None:
     graph, plan, ranges = Block(float_graph, "relu projection").finish(observe)
     kernels = decide_codes(graph, plan, ranges, fuse_sums=False).kernels.values()
@@ -174,14 +190,43 @@ def test_a_tensor_added_to_itself(float_graph: Any, observe: Callable[..., Any],
 
 def test_a_summand_of_another_shape(float_graph: Any, observe: Callable[..., Any], run: Callable[..., Any]) -> None:
     """Broadcast along rows and columns, which the kernel cannot."""
-    sketch = float_graph()
-    data = sketch.convolve(sketch.x, "conv", out=8)
-    other = sketch.convolve(sketch.x, "other", out=8)
+    sketch = float_graph(size=(9, 7))
+    data = sketch.convolve(sketch.x, "conv", out=8, bias=True)
+    weights = sketch.weights(9, 7, 8, 8)
+    other = sketch.convolve(sketch.x, "other", weights=weights, padding="VALID", activation="Relu")
     with sketch.graph.as_default():
-        data = tf.nn.relu(data + tf.nn.max_pool2d(other, [9, 7], 1, "VALID"))
+        data = tf.nn.relu(data + other)
     sketch.named(sketch.convolve(data, "last"), "out")
     graph = sketch.view()
     found, _ = find_convolutions(graph)
     ranges = observe(graph, X, possible_sources(graph, found))
     plan = PrecisionPlan(dict.fromkeys(found, INT8))
+    assert fused(graph, plan, ranges) == set()
     assert_right(graph, plan, ranges, ["out"], run)
+
+
+@pytest.mark.parametrize("alias", ["Identity", "Pad", "SplitV", "MirrorPad"])
+def test_a_summand_whose_memory_another_op_hands_on(
+    alias: str, float_graph: Any, observe: Callable[..., Any], run: Callable[..., Any]
+) -> None:
+    """These ops may pass on the memory that they read, so whoever reads their result reads the summand's."""
+    forward = {
+        "Identity": tf.identity,
+        "Pad": lambda x: tf.pad(x, [[0, 0]] * 4),
+        "SplitV": lambda x: tf.split(x, [8], 3)[0],
+        "MirrorPad": lambda x: tf.pad(x, [[0, 0]] * 4, "REFLECT"),
+    }[alias]
+    sketch = float_graph(size=(9, 7))
+    summand = sketch.convolve(sketch.x, "projection", out=8, activation="Relu")
+    with sketch.graph.as_default():
+        passed_on = forward(summand)
+    data = sketch.convolve(passed_on, "first", out=8, bias=True)
+    with sketch.graph.as_default():
+        data = tf.nn.relu(data + summand)
+    sketch.named(sketch.convolve(data, "last"), "out")
+    sketch.named(sketch.convolve(sketch.concatenate([passed_on, data]), "late"), "also")
+    graph = sketch.view("out", "also")
+    found, _ = find_convolutions(graph)
+    ranges = observe(graph, X, possible_sources(graph, found))
+    plan = PrecisionPlan(dict.fromkeys(found, INT8))
+    assert_right(graph, plan, ranges, ["out", "also"], run)
