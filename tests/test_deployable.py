@@ -21,6 +21,7 @@ from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 from tuner.precision import BF16, INT8, OpPrecision, PrecisionPlan
+from tuner.quantization.lowering.kernels import MATMUL_KERNEL
 from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize
 from tuner.quantization.ranges import collect_ranges
 
@@ -101,11 +102,11 @@ def network() -> Deployed:
     model = lowered(make_network(width=16, blocks=2), INT8, [image[np.newaxis] for image in images])
     fused = [node.attr["fused_ops"].list.s for node in model.graph_def.node if "fused_ops" in node.attr]
     assert any(b"Sum" in functions for functions in fused)
-    return Deployed(model, images, ("_FusedQuantizedConv2D", "_QuantizedMatMul"))
+    return Deployed(model, images, ("_FusedQuantizedConv2D", MATMUL_KERNEL))
 
 
 MODELS: dict[str, Callable[[], Deployed]] = {
-    "int8 detector": lambda: detector(INT8, "_FusedQuantizedConv2D", "_FusedQuantizedDepthwiseConv2D"),
+    "int8 detector": lambda: detector(INT8, "_FusedQuantizedConv2D", "_FusedQuantizedDepthwiseConv2D", MATMUL_KERNEL),
     "bf16 detector": lambda: detector(BF16),
     "residual sums": network,
 }
@@ -166,9 +167,12 @@ def test_runs_as_pb_and_saved_model_with_nothing_but_tensorflow(deployed: Deploy
 
 @pytest.mark.slow
 def test_runs_the_same_in_other_versions_of_tensorflow(
-    deployed: Deployed, other_python: tuple[str, str], tmp_path: Path
+    deployed: Deployed, other_python: tuple[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     wanted, python = other_python
+    if wanted == "2.16" and MATMUL_KERNEL in deployed.ops:
+        reason = f"TensorFlow has {MATMUL_KERNEL}, which 1x1 convolutions become, from 2.17 on"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     version, forms = run_elsewhere(deployed, python, tmp_path)
     assert version.startswith(wanted)
     for found in forms:
