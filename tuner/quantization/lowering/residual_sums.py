@@ -1,5 +1,6 @@
 """Which residual sums a kernel can make: it adds unsigned codes of one scale, which another kernel has made."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -28,11 +29,15 @@ def settle_sums(
         regions = find_regions(graph, wanted, kernels, channels)
         # What is added has one scale, which depthwise readers would pay for with most of their accuracy.
         sensitive = {kernel.input for kernel in settled.values() if kernel.is_depthwise}
+        signed = _signed_sources(regions, ranges)
         refused = [
             kernel
             for kernel in settled.values()
             if kernel.summand is not None
-            and not (sensitive.isdisjoint((kernel.summand, kernel.output)) and _can_add(graph, kernel, regions, ranges))
+            and not (
+                sensitive.isdisjoint((kernel.summand, kernel.output))
+                and _can_add(graph, kernel, regions, ranges, signed)
+            )
         ]
         if not refused:
             break
@@ -59,17 +64,23 @@ def _one_for_each_sum(chosen: Mapping[str, Convolution]) -> dict[str, Convolutio
     }
 
 
-def _can_add(graph: GraphView, kernel: Convolution, regions: Regions, ranges: Ranges) -> bool:
+def _signed_sources(regions: Regions, ranges: Ranges) -> dict[int, set[str]]:
+    """The tensors with negative values, by the group of channels that they belong to."""
+    signed: dict[int, set[str]] = defaultdict(set)
+    for source in regions.sources.values():
+        if ranges[source.tensor].low < 0:
+            signed[int(regions.group[source.first_channel])].add(source.tensor)
+    return signed
+
+
+def _can_add(
+    graph: GraphView, kernel: Convolution, regions: Regions, ranges: Ranges, signed: Mapping[int, set[str]]
+) -> bool:
     result, summand = regions.sources.get(kernel.output), regions.sources.get(kernel.summand or "")
     if result is None or result.kernel != kernel.name or summand is None or summand.kernel is None:
         return False
     joined = regions.group[[summand.first_channel, result.first_channel]]
-    joined_with = [
-        source.tensor
-        for source in regions.sources.values()
-        if regions.group[source.first_channel] in joined and source.tensor != summand.tensor
-    ]
-    if any(ranges[tensor].low < 0 for tensor in joined_with):
+    if any(signed.get(int(group), set()) - {summand.tensor} for group in joined):
         return False
     return ranges[summand.tensor].low >= 0 or len(graph.consumers(summand.tensor)) == 1
 

@@ -18,23 +18,29 @@ def find_shared_weights(convolutions: Mapping[str, Convolution]) -> dict[str, st
     Factors are positive. Depthwise convolutions, which have few weights, are left out.
     """
     found: dict[str, str] = {}
-    firsts: dict[tuple[bool, tuple[int, ...]], list[str]] = defaultdict(list)
+    firsts: dict[tuple[bool, tuple[int, ...], int], list[str]] = defaultdict(list)
     for name, convolution in convolutions.items():
         if convolution.is_depthwise:
             continue
         # The two kinds of kernels want them in different shapes.
-        alike = firsts[convolution.is_pointwise, convolution.weights.shape]
-        first = next((other for other in alike if _are_alike(convolution.weights, convolutions[other].weights)), None)
+        kind, mark = (convolution.is_pointwise, convolution.weights.shape), _mark(convolution.weights)
+        near = [other for close in (mark - 1, mark, mark + 1) for other in firsts.get((*kind, close), ())]
+        first = next((other for other in near if _are_scaled(convolution.weights, convolutions[other].weights)), None)
         if first is None:
-            alike.append(name)
+            firsts[*kind, mark].append(name)
         else:
             found[name] = found[first] = first
     return found
 
 
-def _are_alike(weights: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
-    # Most pairs of one shape differ in the first pixel and input channel already.
-    return _are_scaled(weights[:1, :1, :4], others[:1, :1, :4]) and _are_scaled(weights, others)
+def _mark(weights: NDArray[np.float32]) -> int:
+    """A number that differs by one at most where weights are alike, and mostly by more where they are not.
+
+    It spares comparing all pairs of one shape. The first pixel and input channels tell weights apart well enough.
+    """
+    few = np.abs(weights[:1, :1, :4])
+    peaks = few.max((0, 1, 2))
+    return int(np.mean(few / np.where(peaks > 0, peaks, 1)) / (10 * ROUNDING))
 
 
 def _are_scaled(weights: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
