@@ -6,6 +6,8 @@ Each graph has a process of its own. "Prepare" is done once for a model, `quanti
 """
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import re
 import statistics
@@ -48,23 +50,17 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL")
     parser.add_argument("--synthetic", default="1000,2000,4000,8000", metavar="NODES,...")
     asked = parser.parse_args()
-    print(
-        "| graph | nodes | int8 ops | MB | prepare s | quantize s | again s | again, us a node | peak MB over model |"
-    )
+    print("| graph | nodes | int8 ops | MB | prepare s | quantize s | again s | again, us a node | peak MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for graph in [*asked.models, *(int(count) for count in asked.synthetic.split(",") if count)]:
         # A fresh process: its memory before the call is that of the model alone.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             cost = pool.submit(measure, graph).result()
         name = f"{graph} nodes" if isinstance(graph, int) else f"{graph.parent.name}/{graph.stem}"
-        times = (
-            f"{cost.prepare_s:.2f} | {cost.first_s:.2f} | {cost.again_s:.2f} | {cost.again_s / cost.nodes * 1e6:.0f}"
-        )
-        over = (cost.peak_bytes - cost.model_bytes) / MEGABYTE
-        print(
-            f"| {name} | {cost.nodes} | {cost.ops} | {cost.model_bytes / MEGABYTE:.1f} | {times} | {over:.0f} |",
-            flush=True,
-        )
+        cells = [f"{seconds:.2f}" for seconds in (cost.prepare_s, cost.first_s, cost.again_s)]
+        cells += [f"{cost.again_s / cost.nodes * 1e6:.0f}", f"{cost.peak_bytes / MEGABYTE:.0f}"]
+        size = f"{cost.model_bytes / MEGABYTE:.1f}"
+        print("|", " | ".join([name, str(cost.nodes), str(cost.ops), size, *cells]), "|", flush=True)
 
 
 def measure(graph: Path | int) -> Cost:
@@ -78,6 +74,9 @@ def measure(graph: Path | int) -> Cost:
     prepare_s = time.perf_counter() - start
     ranges = collect_ranges(prepared, ops.tensors, [image])
     plan = PrecisionPlan(dict.fromkeys(ops.names, INT8))
+    # What collecting ranges has freed goes back to the system, or the call would seem to need no memory.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory_bytes("VmRSS")
     times: list[float] = []
