@@ -72,7 +72,17 @@ def find_inputs(graph: tf.Graph, outputs: Sequence[str], asked: Sequence[str] = 
 
 def prune(graph_def: tf.compat.v1.GraphDef, outputs: Iterable[str]) -> tf.compat.v1.GraphDef:
     """The nodes that `outputs` depend on, in their order; everything else of the graph is left as it was."""
-    nodes = {node.name: node for node in graph_def.node}
+    return prune_nodes(graph_def.node, outputs, graph_def)
+
+
+def prune_nodes(
+    given: Iterable[tf.compat.v1.NodeDef], outputs: Iterable[str], like: tf.compat.v1.GraphDef
+) -> tf.compat.v1.GraphDef:
+    """A graph of those of the nodes `given` that `outputs` depend on, in their order: no other node is copied.
+
+    like: the graph whose versions and functions it has.
+    """
+    nodes = {node.name: node for node in given}
     needed: set[str] = set()
     open_names = [name.partition(":")[0] for name in outputs]
     while open_names:
@@ -80,8 +90,8 @@ def prune(graph_def: tf.compat.v1.GraphDef, outputs: Iterable[str]) -> tf.compat
         if name not in needed:
             needed.add(name)
             open_names += [source.removeprefix("^").partition(":")[0] for source in nodes[name].input]
-    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
-    pruned.node.extend(node for node in graph_def.node if node.name in needed)
+    pruned = tf.compat.v1.GraphDef(versions=like.versions, library=like.library)
+    pruned.node.extend(node for name, node in nodes.items() if name in needed)
     for node in pruned.node:
         if "_class" in node.attr:
             _drop_lost_colocations(node, needed)

@@ -1,5 +1,6 @@
 """A frozen graph as something to ask questions of. Nothing here changes a graph; a changed graph is a new one."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import tensor_util
 
 from tuner.errors import ModelError
-from tuner.model.endpoints import prune
+from tuner.model.endpoints import prune_nodes
 
 
 def node_name(tensor: str) -> str:
@@ -109,7 +110,5 @@ class GraphView:
             if node.name in taken:
                 raise ModelError(f"the graph has a node called {node.name!r} already, where a quantised one would go")
             taken.add(node.name)
-        graph_def = GraphDef(versions=self.graph_def.versions, library=self.graph_def.library)
-        graph_def.node.extend(node for node in self.graph_def.node if node.name not in removed)
-        graph_def.node.extend(added)
-        return GraphView(prune(graph_def, self.outputs), self.outputs)
+        kept = (node for node in self.graph_def.node if node.name not in removed)
+        return GraphView(prune_nodes(itertools.chain(kept, added), self.outputs, self.graph_def), self.outputs)
