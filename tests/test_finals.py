@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import tensorflow as tf
 from tuner import finals
 from tuner.config import TuningConfig
 from tuner.config.loading import parse_config
+from tuner.errors import ModelError, QuantizationError
 from tuner.evaluation.latency import LatencyFigures
-from tuner.finals import choose_fastest, other_plans
+from tuner.finals import choose_fastest, of_search, other_plans, still_in_float
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.precision import BF16, FP32, INT8, OpPrecision, PrecisionPlan
 from tuner.quantization.cpu import CpuFeatures
@@ -90,6 +92,18 @@ PLANS = {"bf16": plan(BF16, BF16), "float": plan(FP32, FP32)}
 NAMES = {plan_: name for name, plan_ in PLANS.items()}
 
 
+class Running(nullcontext[Any]):
+    """Runs any graph but the one that is told not to."""
+
+    def __init__(self, graph: DetectionModel) -> None:
+        super().__init__(self)
+        self.name = graph.graph_def.node[0].name
+
+    def run(self, image: Any) -> None:
+        if self.name == "broken":
+            raise ModelError("it does not run")
+
+
 @dataclass
 class Runner:
     """Makes a graph called after its plan, and finds the accuracies that it is told to find."""
@@ -124,7 +138,8 @@ class Runner:
         (0.5, (9, 12, 13, 8), {"float": 0.5}, "float", ["float"]),
         (0.5, (9, 12, 7, 8), {"bf16": 0.4, "float": 0.5}, "float", ["bf16", "float"]),
         (0.3, (9, 5, 7, 4), {"bf16": 0.5}, "bf16", ["bf16"]),  # better slow than too much lost
-        (0.3, (9, 5, 7, 4), {"bf16": 0.4}, "int8", ["bf16"]),  # and float is what there was before
+        (0.3, (9, 5, 7, 4), {"bf16": 0.4}, "bf16", ["bf16"]),  # and to lose less; float is what there was before
+        (0.3, (9, 5, 7, 4), {"bf16": 0.2}, "int8", ["bf16"]),
     ],
 )
 def test_choose_fastest(
@@ -145,6 +160,7 @@ def test_choose_fastest(
         ]
 
     monkeypatch.setattr(finals, "timed_in_turns", in_turns)
+    monkeypatch.setattr(finals, "ModelRunner", Running)
     runner: Any = Runner(accuracies)
     final = choose_fastest(
         config(),
@@ -162,3 +178,54 @@ def test_choose_fastest(
     assert final.best.measurement.latency_p90_ms == timed[handed_over] + 1
     assert (final.note == "") == (handed_over == "int8")
     assert final.rewritten_ms is None
+
+
+def test_graphs_that_are_the_same_or_do_not_run_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One plan makes the best graph again, one cannot be lowered and one does not run: the best stays."""
+    best = trial(1, plan(INT8, INT8), 0.5)
+    others = {"bf16": plan(BF16, BF16), "int8 and bf16": plan(INT8, BF16), "float": plan(FP32, FP32)}
+
+    class Maker(Runner):
+        def quantize(self, wanted: PrecisionPlan, images: int) -> DetectionModel:
+            if wanted == others["bf16"]:
+                raise QuantizationError("no")
+            return model("1") if wanted == others["float"] else model("broken")
+
+    compared: list[str] = []
+
+    def in_turns(config: Any, graphs: Sequence[DetectionModel], *_: Any) -> list[LatencyFigures]:
+        compared.extend(graph.graph_def.node[0].name for graph in graphs)
+        return [LatencyFigures(5, 6, 5, 200)] * len(graphs)
+
+    monkeypatch.setattr(finals, "timed_in_turns", in_turns)
+    monkeypatch.setattr(finals, "ModelRunner", Running)
+    maker: Any = Maker({})
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    final = choose_fastest(
+        config(), others, maker, models=[model("given")], image=image, baseline=measured(0.5), best=best
+    )
+    assert compared == ["given", "int8"]
+    assert final.best.number == best.number
+
+
+def test_rules_about_other_ops_of_the_model_are_no_fault() -> None:
+    rules = {"image_tensor": {"activation": {"dtype": ["fp32"]}}}
+    every_op = ["image_tensor", *OPS]
+    found = other_plans(config(op_wise=rules), every_op, plan(INT8, INT8), WITHOUT)
+    assert found == {"float": plan(FP32, FP32)}
+
+
+def test_of_search() -> None:
+    choices = {"a": (INT8, FP32), "b": (INT8, FP32)}
+    searched = [trial(0, plan(INT8, INT8), 0.5), trial(1, plan(FP32, INT8), 0.5)]
+    failed = FailedTrial(2, 4, plan(INT8, FP32), "no")
+    finals_trials = [trial(3, plan(BF16, BF16), 0.5), trial(4, plan(FP32, FP32), 0.5)]
+    assert of_search([*searched, failed, *finals_trials], choices) == [*searched, failed]
+    in_bf16 = {"a": (BF16, FP32), "b": (BF16, FP32)}
+    assert of_search(finals_trials, in_bf16) == finals_trials
+
+
+def test_still_in_float() -> None:
+    reasons = {"a": "alone", "b": "alone"}
+    assert still_in_float(reasons, trial(1, plan(FP32, BF16), 0.5)) == {"a": "alone"}
+    assert still_in_float(reasons, None) == reasons

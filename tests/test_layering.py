@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "trial_runner": {"evaluation", "model", "precision", "study", "trial"},
 }
 ALLOWED["session"] = {"config", "inputs", "model", "precision"}
-ALLOWED["engine"] = {"config", "model", "precision", "quantization"}
+ALLOWED["engine"] = {"config", "graph", "model", "precision", "quantization"}
 ALLOWED["meter"] = {"config", "evaluation", "inputs", "model", "progress", "trial"}
 ALLOWED["finals"] = {
     "config",

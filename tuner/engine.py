@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from tuner.config import TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError, ModelError
+from tuner.graph.optimize import Optimization, optimize_postprocess
 from tuner.model.detection_model import DetectionModel
-from tuner.precision import FP32, INT8, OpPrecision, PrecisionPlan
+from tuner.precision import FP32, Dtype, OpPrecision, PrecisionPlan
 from tuner.quantization.audit import read_plan
 from tuner.quantization.corrections.apply import apply_corrections
 from tuner.quantization.inc_adapter import applied_by_inc, quantize_with_inc
@@ -19,8 +20,17 @@ from tuner.quantization.quantize import QuantizableOps, quantize
 from tuner.quantization.range_cache import load_ranges, range_file, save_ranges
 from tuner.quantization.ranges import Ranges, collect_ranges, first_images
 
+OPTIMIZATION_IMAGES = 10
+
 Quantize = Callable[[PrecisionPlan, int], DetectionModel]
 ReadPlan = Callable[[DetectionModel], PrecisionPlan]
+
+
+def optimized_model(config: TuningConfig, model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
+    """The model with its post-processing rewritten, as far as the settings want it and the detections stay the same."""
+    if not config.quantization.optimize_postprocess:
+        return Optimization(model)
+    return optimize_postprocess(model, images[:OPTIMIZATION_IMAGES])
 
 
 def allowed_decisions(
@@ -33,12 +43,12 @@ def allowed_decisions(
     nothing to quantise.
     """
     if not ops.names:
-        reasons = "; ".join(sorted(set(ops.refused.values()))) or "it has no convolutions in float32"
+        reasons = "; ".join(sorted(set(ops.refused.values()))) or "it has no convolutions or MatMuls in float32"
         raise ModelError(f"nothing in the model can be int8: {reasons}")
     rules, every_op = config.quantization.op_wise, [node.name for node in model.graph_def.node]
     for op, allowed in resolve_op_rules(rules, every_op).items():
         if op not in ops.names and FP32 not in allowed:
-            reason = ops.refused.get(op, "only convolutions can in this version")
+            reason = ops.refused.get(op, "only convolutions and MatMuls can")
             raise ConfigError(f"quantization.op_wise: {op} has to be int8, which it cannot be: {reason}")
     decisions = resolve_op_rules(rules, every_op, config.quantization.model_wise)
     return {op: decisions[op] for op in ops.names}
@@ -69,9 +79,10 @@ def worthwhile_decisions(
     """
     if config.quantization.engine == "inc" or config.quantization.int8_only:
         return choices, {}
-    in_int8 = [op for op, allowed in choices.items() if INT8 in allowed]
-    reasons = {op: why for op, why in find_unprofitable(prepared, in_int8, ranges).items() if FP32 in choices[op]}
-    return {op: (FP32,) if op in reasons else allowed for op, allowed in choices.items()}, reasons
+    preferred = PrecisionPlan({op: allowed[0] for op, allowed in choices.items()})
+    reasons = {op: why for op, why in find_unprofitable(prepared, preferred, ranges).items() if FP32 in choices[op]}
+    without_int8 = {op: tuple(one for one in choices[op] if one.dtype is not Dtype.INT8) for op in reasons}
+    return {**choices, **without_int8}, reasons
 
 
 def make_engine(

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ from tuner.config import AccuracyCriterion, TuningConfig, pinned_yaml
 from tuner.criterion import best_trial, judge, loss, outcome, passes, share_lost
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
-from tuner.engine import allowed_decisions, calibrated_ranges, make_engine, worthwhile_decisions
+from tuner.engine import allowed_decisions, calibrated_ranges, make_engine, optimized_model, worthwhile_decisions
 from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
-from tuner.finals import Final, choose_fastest, other_plans
-from tuner.graph.optimize import Optimization, optimize_postprocess
+from tuner.finals import Final, choose_fastest, of_search, other_plans, still_in_float
 from tuner.inputs import first_image, open_inputs
 from tuner.meter import apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
+from tuner.precision import OpPrecision
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
@@ -39,7 +39,7 @@ from tuner.trial import CompletedTrial, FailedTrial, Measurement, Trial
 from tuner.trial_runner import TrialRunner
 
 SENSITIVITY_IMAGES = 4
-OPTIMIZATION_IMAGES = 10
+STOPPED = "stopped by Ctrl-C; --resume goes on from here"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             q_dataloader=job.q_dataloader,
         )
         images = list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
-        optimized = _optimized(config, model, images)
+        optimized = optimized_model(config, model, images)
         prepared = prepare(optimized.model)
         ops = find_quantizable_ops(prepared)
         choices = allowed_decisions(config, model, ops)
@@ -117,10 +117,10 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         graphs=job.workspace / "graphs" if config.quantization.engine == "inc" else None,
     )
     try:
-        reason, interrupted = _search(config, search, runner, baseline, clock), False
+        reason, interrupted = _search(config, search, runner, choices, baseline=baseline, clock=clock), False
     except KeyboardInterrupt:
-        reason, interrupted = "stopped by Ctrl-C; --resume goes on from here", True
-    best = best_trial(criterion, baseline, study.trials)
+        reason, interrupted = STOPPED, True
+    best = best_trial(criterion, baseline, of_search(study.trials, choices))
     if best is None and interrupted:
         raise KeyboardInterrupt
 
@@ -129,8 +129,11 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         _export(job, best, runner.graph(best), clock)
         if not interrupted:
             models = [model, optimized.model] if optimized.done else [model]
-            final = _compare(job, runner, models=models, image=images[0], baseline=baseline, best=best, clock=clock)
-            baseline, best, reason = final.baseline, final.best, "; ".join(filter(None, (reason, final.note)))
+            try:
+                final = _compare(job, runner, models=models, image=images[0], baseline=baseline, best=best, clock=clock)
+                baseline, best, reason = final.baseline, final.best, "; ".join(filter(None, (reason, final.note)))
+            except KeyboardInterrupt:
+                reason, interrupted = STOPPED, True
     result = TuningResult(
         status=outcome(criterion, baseline, best, interrupted=interrupted),
         reason=reason,
@@ -144,7 +147,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         trials=study.trials,
         calibrations=calibrations,
         seconds=_seconds(clock, runner),
-        refused={**ops.refused, **unprofitable},
+        refused={**ops.refused, **still_in_float(unprofitable, best)},
         rewritten=optimized.notes,
         rewritten_ms=None if final is None else final.rewritten_ms,
     )
@@ -207,12 +210,6 @@ def benchmark(
     )
 
 
-def _optimized(config: TuningConfig, model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
-    if not config.quantization.optimize_postprocess:
-        return Optimization(model)
-    return optimize_postprocess(model, images[:OPTIMIZATION_IMAGES])
-
-
 def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock: Clock) -> None:
     """Write the graph of a trial and the settings that make it again."""
     with clock.stage("export") as stage:
@@ -250,7 +247,8 @@ def _compare(
 ) -> Final:
     """Time the best graph against the float model, and let a faster plan that passes take its place."""
     with clock.stage("compare") as stage:
-        plans = other_plans(job.config, list(best.requested), best.requested, read_cpu_features())
+        every_op = [node.name for node in models[0].graph_def.node]
+        plans = other_plans(job.config, every_op, best.requested, read_cpu_features())
         final = choose_fastest(job.config, plans, runner, models=models, image=image, baseline=baseline, best=best)
         stage.note(final.note)
     if final.best.number != best.number:
@@ -259,13 +257,22 @@ def _compare(
 
 
 def _search(
-    config: TuningConfig, search: FallbackSearch, runner: TrialRunner, baseline: Measurement, clock: Clock
+    config: TuningConfig,
+    search: FallbackSearch,
+    runner: TrialRunner,
+    choices: Mapping[str, Sequence[OpPrecision]],
+    *,
+    baseline: Measurement,
+    clock: Clock,
 ) -> str:
     """Try what the search proposes until the criterion says stop; returns why it did."""
-    criterion, study = config.tuning.accuracy_criterion, runner.study
-    for trial in study.trials:
+    criterion, policy, study = config.tuning.accuracy_criterion, config.tuning.exit_policy, runner.study
+    for trial in of_search(study.trials, choices):
         _record(search, trial, criterion, baseline)
-    while not (verdict := judge(criterion, config.tuning.exit_policy, baseline, study.trials, study.search_s)).stop:
+    while True:
+        verdict = judge(criterion, policy, baseline, of_search(study.trials, choices), study.search_s)
+        if verdict.stop:
+            return verdict.reason
         proposal = search.propose()
         if proposal is None:
             return "there is no plan left to try"
@@ -273,19 +280,14 @@ def _search(
             trial = runner.run(proposal.plan, proposal.calibration_images)
             _record(search, trial, criterion, baseline)
             stage.note(describe_trial(trial, criterion, baseline))
-    return verdict.reason
 
 
 def _record(search: FallbackSearch, trial: Trial, criterion: AccuracyCriterion, baseline: Measurement) -> None:
-    proposal = Proposal(trial.requested, trial.calibration_images)
-    if isinstance(trial, FailedTrial):
-        search.record(proposal, loss=math.inf, passes=False)
-    else:
-        search.record(
-            proposal,
-            loss=loss(criterion, baseline, trial.measurement),
-            passes=passes(criterion, baseline, trial.measurement),
-        )
+    proposal, lost, passed = Proposal(trial.requested, trial.calibration_images), math.inf, False
+    if not isinstance(trial, FailedTrial):
+        lost = loss(criterion, baseline, trial.measurement)
+        passed = passes(criterion, baseline, trial.measurement)
+    search.record(proposal, loss=lost, passes=passed)
 
 
 def _seconds(clock: Clock, runner: TrialRunner) -> StageSeconds:

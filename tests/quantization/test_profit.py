@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tuner.precision import INT8, PrecisionPlan
 from tuner.quantization.profit import find_unprofitable
 from tuner.quantization.quantize import find_quantizable_ops, prepare
 from tuner.quantization.ranges import collect_ranges
@@ -62,6 +63,6 @@ def test_only_what_is_alone_and_gains_little(
     ops = find_quantizable_ops(prepared)
     images = [np.random.default_rng(seed).normal(0, 1, (1, size, size, channels)) for seed in range(2)]
     ranges = collect_ranges(prepared, ops.tensors, images)
-    found = find_unprofitable(prepared, ops.names, ranges)
+    found = find_unprofitable(prepared, PrecisionPlan(dict.fromkeys(ops.names, INT8)), ranges)
     assert found.keys() == unprofitable
     assert all("between float ops" in reason for reason in found.values())

@@ -1,11 +1,9 @@
 """Which operators gain nothing from int8 where they are: alone between float ops, they pay for two borders."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from tuner.model.detection_model import DetectionModel
-from tuner.precision import INT8, PrecisionPlan
+from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.codes import Codes, QuantizedConvolution, decide_codes
 from tuner.quantization.ranges import Ranges
 
@@ -18,13 +16,13 @@ SCALE_US, SCALE_US_PER_KILOVALUE = 8.0, 0.2
 DEQUANTIZE_US, DEQUANTIZE_US_PER_KILOVALUE = 22.0, 0.12
 
 
-def find_unprofitable(prepared: DetectionModel, ops: Sequence[str], ranges: Ranges) -> dict[str, str]:
-    """Those of `ops` that take longer in int8 than in float when all of them are int8, with the reason.
+def find_unprofitable(prepared: DetectionModel, plan: PrecisionPlan, ranges: Ranges) -> dict[str, str]:
+    """The int8 operators of a plan that would take less time in float, with the reason.
 
     Only an op alone is judged: nothing else reads its input as codes, and nothing reads its result as codes. An op
     between two int8 ops is worth it even when it gains nothing itself. ranges: with the shapes that were observed.
     """
-    codes = decide_codes(prepared.graph, PrecisionPlan(dict.fromkeys(ops, INT8)), ranges)
+    codes = decide_codes(prepared.graph, plan, ranges)
     found: dict[str, str] = {}
     for name, quantized in codes.kernels.items():
         if quantized.output is None and _has_its_own_border(codes, quantized):

@@ -30,6 +30,8 @@ def measure_sensitivity(
     graph = prepared.graph
     convolutions, _ = find_convolutions(graph)
     ops = [name for name in convolutions if name in plan and plan[name].dtype is Dtype.INT8]
+    if not ops:
+        return {}
     results = [convolutions[name].output + ":0" for name in convolutions if _is_last(graph, name, convolutions)]
     gated = prepared.with_graph(simulate_gated(graph, plan, ranges, _GATES).graph_def)
     decreases = np.zeros(len(ops))

@@ -97,7 +97,7 @@ def _comparison(result: TuningResult) -> Table:
 def _formats(best: CompletedTrial) -> str:
     """What a graph multiplies in besides float."""
     counts = best.applied.count()
-    return " + ".join(dtype.value for dtype in (Dtype.INT8, Dtype.BF16) if counts[dtype]) or "fp32, rewritten"
+    return " + ".join(dtype.value for dtype in (Dtype.INT8, Dtype.BF16) if counts[dtype]) or "fp32"
 
 
 def _figures(result: TuningResult) -> Table:

@@ -90,7 +90,9 @@ class FallbackSearch:
         return min(starts, key=lambda start: self._losses.get(start, math.inf))
 
     def _order(self, start: Proposal) -> list[str]:
-        return [op for op in self._rank(start) if op in self._may_fall_back]
+        ranked = [op for op in self._rank(start) if op in self._may_fall_back]
+        # Only int8 operators are ranked: those in bf16 do little damage and come last.
+        return [*ranked, *sorted(self._may_fall_back.difference(ranked))]
 
 
 def _in_float(start: Proposal, ops: Sequence[str]) -> Proposal:

@@ -230,3 +230,22 @@ def test_a_summand_whose_memory_another_op_hands_on(
     ranges = observe(graph, X, possible_sources(graph, found))
     plan = PrecisionPlan(dict.fromkeys(found, INT8))
     assert_right(graph, plan, ranges, ["out", "also"], run)
+
+
+def test_a_negative_summand_behind_an_activation_is_not_raised(
+    float_graph: Any, observe: Callable[..., Any], run: Callable[..., Any]
+) -> None:
+    """What is added to a bias in front of LeakyRelu comes out changed; both graphs would be wrong alike."""
+    sketch = float_graph(seed=4, size=(9, 7))
+    leaky = sketch.convolve(sketch.x, "leaky", weights=sketch.weights(1, 1, 8, 8), bias=True, activation="LeakyRelu")
+    data = sketch.convolve(sketch.x, "second", out=8, bias=True)
+    with sketch.graph.as_default():
+        data = tf.nn.relu(tf.add(data, leaky), name="after")
+    sketch.named(sketch.convolve(data, "last"), "out")
+    graph = sketch.view()
+    found, _ = find_convolutions(graph)
+    ranges = observe(graph, X, possible_sources(graph, found))
+    assert ranges[found["leaky"].output].low < 0
+    lowered = lower(graph, PrecisionPlan(dict.fromkeys(found, INT8)), ranges)
+    exact, value = run(graph, X)[0], run(lowered, X)[0]
+    assert np.linalg.norm(value - exact) < 0.03 * np.linalg.norm(exact)

@@ -1,4 +1,4 @@
-"""Find what can become one int8 kernel: a convolution with its bias and its Relu or Relu6."""
+"""Find what can become one int8 kernel: a convolution or MatMul with its bias, a residual sum and its activation."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Convolution:
 
     node: Conv2D (weights [kh, kw, in, out]) or DepthwiseConv2dNative (weights [kh, kw, in, multiplier]), NHWC, or
     MatMul, which is a 1x1 convolution of rows (weights [1, 1, in, out], whichever way the node has them).
-    bias: [channels out] float32, or None. activation: the node of an op in ACTIVATION_OPS, or None.
+    bias: [channels out] float32, or None. activation: the node of a fused function, or None.
     is_pointwise: whether it is a matrix product of pixels and weights: 1x1, without strides, padding or groups.
     pad: the node that pads the input with zeros for this convolution alone, or None.
     pads: what it adds before and after each axis, [axes, 2].

@@ -37,6 +37,7 @@ def settle_sums(
             and not (
                 sensitive.isdisjoint((kernel.summand, kernel.output))
                 and _can_add(graph, kernel, regions, ranges, signed)
+                and not _raises_activation(settled, kernel, regions, ranges)
             )
         ]
         if not refused:
@@ -83,6 +84,16 @@ def _can_add(
     if any(signed.get(int(group), set()) - {summand.tensor} for group in joined):
         return False
     return ranges[summand.tensor].low >= 0 or len(graph.consumers(summand.tensor)) == 1
+
+
+def _raises_activation(
+    settled: Mapping[str, Convolution], kernel: Convolution, regions: Regions, ranges: Ranges
+) -> bool:
+    """Whether a negative summand comes out of an activation: what is added to the bias before is changed by it."""
+    source = regions.sources.get(kernel.summand or "")
+    if source is None or source.kernel is None or ranges[source.tensor].low >= 0:
+        return False
+    return settled[source.kernel].activation is not None
 
 
 def _raised(kernel: Convolution, amount: float) -> Convolution:
