@@ -56,7 +56,6 @@ def convolution_nodes(
 
     summand: unsigned codes that are added before the activation, into whose buffer the kernel may write.
 
-
     The sums of a kernel are on one scale for all channels, that of the largest weight peak, so a channel with small
     weights would be left with a few codes. For sums the kernel is told that every peak is 1, and `sums_to_float_nodes`
     brings each channel to its own unit afterwards, which Relu does not mind.
