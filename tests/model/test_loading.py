@@ -167,8 +167,9 @@ def test_one_real_detector_in_three_formats(assets: Path) -> None:
     for frozen_graph, checkpoint, saved_model in zip(*found, strict=True):
         assert len(frozen_graph) == 100
         for other in (checkpoint, saved_model):
-            np.testing.assert_array_equal(other.boxes, frozen_graph.boxes)
-            np.testing.assert_array_equal(other.scores, frozen_graph.scores)
+            # Even one float graph differs in the last bit from run to run, by how threads share the sums.
+            np.testing.assert_allclose(other.boxes, frozen_graph.boxes, atol=1e-6)
+            np.testing.assert_allclose(other.scores, frozen_graph.scores, atol=1e-6)
             np.testing.assert_array_equal(other.category_ids, frozen_graph.category_ids)
 
 
