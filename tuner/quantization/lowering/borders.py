@@ -4,11 +4,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
+from tuner.quantization.lowering.data_movement import PLAIN_TYPES
 from tuner.quantization.lowering.kernels import CodeTensor, code_dtype
 from tuner.quantization.lowering.scales import ActivationScale
 from tuner.quantization.nodes import const_node, op_node
-
-PLAIN_TYPES = {tf.quint8: tf.uint8, tf.qint8: tf.int8}
 
 
 def quantize_nodes(tensor: str, scale: ActivationScale, name: str) -> tuple[CodeTensor, list[NodeDef]]:

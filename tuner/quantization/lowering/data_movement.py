@@ -12,7 +12,7 @@ from tuner.model.graph_view import GraphView, node_name, tensor_name
 from tuner.quantization.lowering.carriers import takes
 
 # Codes are moved as plain integers.
-PLAIN_TYPES = (tf.uint8, tf.int8)
+PLAIN_TYPES = {tf.quint8: tf.uint8, tf.qint8: tf.int8}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ def find_carrier(graph: GraphView, tensor: str) -> Carrier | None:
     if node is None or node.name in graph.loop_body or not node.input or node.input[-1].startswith("^"):
         return None
     found = _FORMS.get(node.op)
-    return found(graph, node) if found is not None and all(takes(node.op, dtype) for dtype in PLAIN_TYPES) else None
+    return (
+        found(graph, node)
+        if found is not None and all(takes(node.op, dtype) for dtype in PLAIN_TYPES.values())
+        else None
+    )
 
 
 def _moved(graph: GraphView, node: NodeDef) -> Carrier | None:

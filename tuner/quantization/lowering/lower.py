@@ -8,9 +8,9 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
 from tuner.precision import PrecisionPlan
-from tuner.quantization.lowering.borders import PLAIN_TYPES, dequantize_nodes, quantize_nodes
+from tuner.quantization.lowering.borders import dequantize_nodes, quantize_nodes
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
-from tuner.quantization.lowering.data_movement import Carrier
+from tuner.quantization.lowering.data_movement import PLAIN_TYPES, Carrier
 from tuner.quantization.lowering.kernels import (
     KERNEL_SUFFIX,
     CodeTensor,

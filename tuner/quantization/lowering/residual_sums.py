@@ -36,8 +36,7 @@ def settle_sums(
             if kernel.summand is not None
             and not (
                 sensitive.isdisjoint((kernel.summand, kernel.output))
-                and _can_add(graph, kernel, regions, ranges, signed)
-                and not _raises_activation(settled, kernel, regions, ranges)
+                and _can_add(graph, settled, kernel, regions, signed)
             )
         ]
         if not refused:
@@ -75,7 +74,11 @@ def _signed_sources(regions: Regions, ranges: Ranges) -> dict[int, set[str]]:
 
 
 def _can_add(
-    graph: GraphView, kernel: Convolution, regions: Regions, ranges: Ranges, signed: Mapping[int, set[str]]
+    graph: GraphView,
+    settled: Mapping[str, Convolution],
+    kernel: Convolution,
+    regions: Regions,
+    signed: Mapping[int, set[str]],
 ) -> bool:
     result, summand = regions.sources.get(kernel.output), regions.sources.get(kernel.summand or "")
     if result is None or result.kernel != kernel.name or summand is None or summand.kernel is None:
@@ -83,17 +86,10 @@ def _can_add(
     joined = regions.group[[summand.first_channel, result.first_channel]]
     if any(signed.get(int(group), set()) - {summand.tensor} for group in joined):
         return False
-    return ranges[summand.tensor].low >= 0 or len(graph.consumers(summand.tensor)) == 1
-
-
-def _raises_activation(
-    settled: Mapping[str, Convolution], kernel: Convolution, regions: Regions, ranges: Ranges
-) -> bool:
-    """Whether a negative summand comes out of an activation: what is added to the bias before is changed by it."""
-    source = regions.sources.get(kernel.summand or "")
-    if source is None or source.kernel is None or ranges[source.tensor].low >= 0:
-        return False
-    return settled[source.kernel].activation is not None
+    if summand.tensor not in signed.get(int(joined[0]), set()):
+        return True
+    # To be raised through the bias, it may have no other reader, and no activation, which would change what is added.
+    return len(graph.consumers(summand.tensor)) == 1 and settled[summand.kernel].activation is None
 
 
 def _raised(kernel: Convolution, amount: float) -> Convolution:
