@@ -96,7 +96,7 @@ def choose_final(
     else:
         # Better slow than too much lost; but float for everything is what there was before.
         cheaper = []
-        order = [other for other in others if not _is_float(other.proposal)]
+        order = [other for other in others if not other.proposal.plan.is_float]
     tried = {leading[0].number: first}
     for candidate in order:
         trial = candidate.trial or runner.run(candidate.proposal)
@@ -154,10 +154,6 @@ def _made(runner: TrialRunner, proposals: Sequence[Proposal], known: set[str], i
         except (QuantizationError, ModelError) as error:
             _log.warning("%s cannot be compared: %s", proposal.idea, error)
     return made
-
-
-def _is_float(proposal: Proposal) -> bool:
-    return all(decision == FP32 for decision in proposal.plan.values())
 
 
 def _final(baseline: Measurement, chosen: _Candidate, first: _Candidate, rewritten_ms: float | None) -> Final:

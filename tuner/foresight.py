@@ -56,8 +56,8 @@ class Foreseer:
     def foresight(self) -> Foresight:
         """What the search asks. Engines that take long to make a graph have nothing to tell of costs."""
         if self.config.quantization.engine == "inc":
-            return Foresight(self.damage, lambda proposal: None, dict)
-        return Foresight(self.damage, self.cost, self.gains)
+            return Foresight(self.damage, lambda proposal: None, dict, knows_costs=False)
+        return Foresight(self.damage, self.cost, self.gains, self._knows_costs)
 
     def damage(self, proposal: Proposal) -> Mapping[str, float]:
         """Of each int8 operator of a plan: how much more wrong the results are with it in int8."""
@@ -73,7 +73,7 @@ class Foreseer:
     def cost(self, proposal: Proposal) -> float | None:
         """The objective's cost; None where accuracy or memory is part of it, which only a trial tells."""
         weights = self.config.tuning.weights
-        if not weights.keys() <= {Objective.PERFORMANCE, Objective.MODELSIZE}:
+        if not self._knows_costs:
             return None
         latency_ms, size_bytes = 0.0, 0
         try:
@@ -158,6 +158,10 @@ class Foreseer:
             matmul_kernel=self.config.quantization.has_matmul_kernel,
             full_names=True,
         )
+
+    @property
+    def _knows_costs(self) -> bool:
+        return self.config.tuning.weights.keys() <= {Objective.PERFORMANCE, Objective.MODELSIZE}
 
     @property
     def _dependencies(self) -> list[str]:

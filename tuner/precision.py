@@ -149,6 +149,11 @@ class PrecisionPlan(Mapping[str, OpPrecision]):
         """Hex SHA-256 of the canonical JSON form: equal plans have equal hashes on any machine."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def is_float(self) -> bool:
+        """Whether every operator is float32: what there was before."""
+        return all(precision == FP32 for precision in self.ops.values())
+
     def with_ops(self, ops: Iterable[str], precision: OpPrecision) -> "PrecisionPlan":
         """A copy in which each of `ops` is decided as `precision`. Raises ConfigError for an op not in the plan."""
         changed = dict(self.ops)

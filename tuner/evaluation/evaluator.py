@@ -20,6 +20,7 @@ from tuner.evaluation.inference import choose_instances, detect_images
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
 from tuner.evaluation.match_records import MatchRecords, match_records, mean_average_precision
 from tuner.model.detection_model import DetectionModel
+from tuner.model.frozen_graph import copy_graph
 from tuner.model.runner import ModelRunner
 from tuner.progress import Progress
 from tuner.trial import Measurement, Rejection
@@ -201,11 +202,9 @@ class FunctionEvaluator:
     ) -> Measurement:
         """Call the function once; it is its own authority, and says nothing before it ends. See `Evaluator`."""
         started = time.perf_counter()
-        # Who imports a graph into TensorFlow changes it.
-        copy = type(model.graph_def)()
-        copy.CopyFrom(model.graph_def)
         try:
-            accuracy = self._eval_func(copy)
+            # Who imports a graph into TensorFlow changes it.
+            accuracy = self._eval_func(copy_graph(model.graph_def))
         except Exception as error:
             # Whatever a user's function raises is a failed evaluation of this graph, told with its cause.
             raise EvaluationError(f"eval_func raised {type(error).__name__}: {' '.join(str(error).split())}") from error

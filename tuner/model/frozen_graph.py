@@ -45,6 +45,11 @@ def import_graph(graph_def: tf.compat.v1.GraphDef) -> None:
 
     A copy is imported: TensorFlow writes attributes that have their default value into what it is given.
     """
+    tf.import_graph_def(copy_graph(graph_def), name="")
+
+
+def copy_graph(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """A copy that may be changed."""
     copy = tf.compat.v1.GraphDef()
     copy.CopyFrom(graph_def)
-    tf.import_graph_def(copy, name="")
+    return copy

@@ -43,6 +43,7 @@ class GuidedSearch:
 
     def __init__(self, space: SearchSpace, foresight: Foresight, *, seed: int = 0, goes_on: bool = False) -> None:
         self._space, self._foresight, self._seed, self._goes_on = space, foresight, seed, goes_on
+        self._ways_out = space.ways_out()
         self._outcomes: dict[Proposal, Outcome] = {}
         self._draws: list[Draw] = []
         self._costs: dict[Proposal, float | None] = {}
@@ -62,7 +63,7 @@ class GuidedSearch:
     def _plan(self) -> Iterator[Proposal]:
         first, *others = self._anchors()
         yield first
-        if self._outcomes[first].passes and not self._goes_on and self._cost(first) is not None:
+        if self._outcomes[first].passes and not self._goes_on and self._foresight.knows_costs:
             self.ending = "the first plan that meets the criterion was found"
             return
         anchors = [first, *sorted(others, key=self._handicapped_cost)]  # stable: equal costs keep their order
@@ -99,7 +100,7 @@ class GuidedSearch:
     def _order(self, start: Proposal) -> list[str]:
         """The operators that may leave int8, the one with most damage for the time that it saves first."""
         damage, gains = self._foresight.damage(start), self._foresight.gains()
-        leaving = [op for op in self._space.ways_out() if start.plan[op].dtype is Dtype.INT8]
+        leaving = [op for op in self._ways_out if start.plan[op].dtype is Dtype.INT8]
         least = min((gain for gain in gains.values() if gain > 0), default=1.0)
 
         def damage_per_gain(op: str) -> float:
@@ -144,8 +145,7 @@ class GuidedSearch:
         return replace(start, plan=plan, idea=f"{start.idea}, {count} of {len(order)} ops out of int8")
 
     def _out_of_int8(self, plan: PrecisionPlan, ops: Sequence[str]) -> PrecisionPlan:
-        ways_out = self._space.ways_out()
-        decided = {op: ways_out[op][0] for op in ops}
+        decided = {op: self._ways_out[op][0] for op in ops}
         return PrecisionPlan({op: decided.get(op, decision) for op, decision in plan.items()})
 
     def _sample(self, start: Proposal, order: Sequence[str], boundary: int) -> Iterator[Proposal]:
@@ -179,7 +179,7 @@ class GuidedSearch:
         return {name: values for name, values in parameters.items() if len(values) > 1}
 
     def _is_way_out(self, decision: OpPrecision) -> bool:
-        return any(decision in ways for ways in self._space.ways_out().values())
+        return any(decision in ways for ways in self._ways_out.values())
 
     def _drawn(self, start: Proposal, order: Sequence[str], boundary: int, parameters: Parameters) -> Proposal:
         """The plan of a sample."""
@@ -189,7 +189,7 @@ class GuidedSearch:
         decided = {}
         for op, decision in start.plan.items():
             if op in leaving:
-                ways = self._space.ways_out()[op]
+                ways = self._ways_out[op]
                 decided[op] = next((way for way in ways if way.dtype.value == way_out), ways[0])
             else:
                 decided[op] = self._in_form(op, decision, parameters)

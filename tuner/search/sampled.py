@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from tuner.precision import FP32, OpPrecision, PrecisionPlan
+from tuner.precision import OpPrecision, PrecisionPlan
 from tuner.search.sampling import Draw, Parameters, Sampler, suggestions
 from tuner.search.space import Outcome, SearchSpace
 from tuner.trial import Proposal
@@ -44,7 +44,7 @@ class SampledSearch:
         draws = suggestions(self._choices, tried, self._sampler, self._seed + len(self._outcomes))
         for parameters in itertools.islice(draws, MOST_DRAWS):
             proposal = self._proposal(parameters)
-            if proposal not in self._outcomes and not _is_float(proposal):
+            if proposal not in self._outcomes and not proposal.plan.is_float:
                 return proposal
         self.ending = f"{MOST_DRAWS} more draws brought no new plan"
         return None
@@ -72,7 +72,7 @@ class ExhaustiveSearch:
             self.ending = "the first plan that meets the criterion was found"
             return None
         untried = (proposal for proposal in self._proposals if proposal not in self._outcomes)
-        return next((proposal for proposal in untried if not _is_float(proposal) or not self._outcomes), None)
+        return next((proposal for proposal in untried if not proposal.plan.is_float or not self._outcomes), None)
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
@@ -84,11 +84,6 @@ class ExhaustiveSearch:
             for decided in itertools.product(*numbers):
                 parameters: dict[str, str | int] = dict(zip(self._space.choices, decided, strict=True))
                 yield _decided(self._space, {**parameters, _IMAGES: images}, "combination")
-
-
-def _is_float(proposal: Proposal) -> bool:
-    """Whether nothing is left but what there was before."""
-    return all(decision == FP32 for decision in proposal.plan.values())
 
 
 def _decided(space: SearchSpace, parameters: Parameters, idea: str) -> Proposal:

@@ -77,7 +77,7 @@ class SearchSpace:
         found: dict[str, PrecisionPlan] = {}
         for name, dtypes in kinds.items():
             plan = PrecisionPlan({op: _first(allowed, dtypes) for op, allowed in self.choices.items()})
-            if plan not in found.values() and any(decision != FP32 for decision in plan.values()):
+            if plan not in found.values() and not plan.is_float:
                 found[name] = plan
         return found or {"float": PrecisionPlan(dict.fromkeys(self.choices, FP32))}
 
@@ -98,11 +98,13 @@ class Foresight:
     damage: op -> how much more wrong the results get when it leaves float, in any unit. Of a plan.
     cost: the objective's cost of a plan, as predicted; None where that cannot be told without trying.
     gains: op -> the time that int8 saves there over what it would be instead, in any unit.
+    knows_costs: whether `cost` can tell at all; to ask that of it might take a measurement.
     """
 
     damage: Callable[[Proposal], Mapping[str, float]]
     cost: Callable[[Proposal], float | None]
     gains: Callable[[], Mapping[str, float]]
+    knows_costs: bool = True
 
 
 def _first(allowed: tuple[OpPrecision, ...], dtypes: tuple[Dtype, ...]) -> OpPrecision:

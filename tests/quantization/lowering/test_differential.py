@@ -558,7 +558,17 @@ UNEVEN_SPLITS = Case(
     size=(1, 1, 1),
 )
 
+# The kernel of 1x1 weights, told to pad by itself, would make results of what lies in memory.
+PAD_WITHOUT_REACH = Case(
+    (Step("depthwise", side=1, stride=2, padding="PAD", channels=24, activation="Relu6", is_output=True),),
+    seed=32065,
+    channels=16,
+    size=(1, 8, 7),
+    images="dead channel",
+)
 
+
+@example(case=PAD_WITHOUT_REACH)
 @example(case=UNEVEN_SPLITS)
 @settings(max_examples=200, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=CASES)
