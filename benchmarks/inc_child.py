@@ -49,18 +49,23 @@ class EventLog:
         self._file.flush()
 
 
-class CalibrationLoader:
-    """Batches of one image each, as neural-compressor iterates over them: (input, label)."""
-
-    batch_size = 1
+class CalibrationImages:
+    """The first `count` calibration images as neural-compressor's data loader takes them: (image [H, W, 3], label)."""
 
     def __init__(self, dataset: DetectionDataset, count: int) -> None:
         self._dataset = dataset
         self._count = count
 
+    def __len__(self) -> int:
+        return self._count
+
     def __iter__(self) -> Iterator[tuple[NDArray[Any], int]]:
         for image in calibration_images(self._dataset, self._count):
-            yield image, 0
+            yield image[0], 0
+
+    def take(self, count: int) -> "CalibrationImages":
+        """The first `count` of them: `mse_v2` ranks operators on a few images."""
+        return CalibrationImages(self._dataset, min(count, self._count))
 
 
 class Accuracy:
@@ -102,6 +107,7 @@ def tune(folder: Path) -> None:
         PostTrainingQuantConfig,
         TuningCriterion,
     )
+    from neural_compressor.data import DataLoader  # noqa: PLC0415
 
     quantize = TensorFlowAdaptor.quantize
 
@@ -129,7 +135,7 @@ def tune(folder: Path) -> None:
     result = quantization.fit(
         model.graph_def,
         conf=config,
-        calib_dataloader=CalibrationLoader(calibration, count),
+        calib_dataloader=DataLoader("tensorflow", CalibrationImages(calibration, count)),
         eval_func=Accuracy(model, evaluation, folder, log),
     )
     if result is not None:
