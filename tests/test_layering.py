@@ -29,8 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data", "detections", "model", "trial"},
     "criterion": {"config", "trial"},
     "study": {"precision", "trial", "search"},
-    "export": {"model", "precision"},
+    "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "precision", "trial"},
+    "summary": {"graph", "model", "precision", "quantization"},
+    "untuned": {"config", "data", "graph", "model", "precision", "quantization"},
     "inputs": {"config", "data", "entry_point", "evaluation"},
     "trial_runner": {"engine", "model", "study", "trial"},
     "session": {"config", "inputs", "model", "quantization", "search"},
@@ -45,7 +47,10 @@ for _room in set(ALLOWED) - {"errors", "files", "cache", "precision", "progress"
     ALLOWED[_room].add("progress")
 ALLOWED["pipeline"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
-ALLOWED["cli"] = {"config", "pipeline", "progress", "report"}
+ALLOWED["cli"] = {
+    *("config", "data", "export", "graph", "inputs", "model", "pipeline", "precision", "progress", "report"),
+    *("summary", "untuned"),
+}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
 

@@ -1,67 +1,38 @@
-"""The commands: arguments in, one call of the pipeline, a table and an exit code out."""
+"""Tuning, evaluation and benchmark: arguments in, one call of the pipeline, a table and an exit code out."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
 
+from tuner.cli.app import (
+    BENCHMARK_EXAMPLE,
+    EVALUATE_EXAMPLE,
+    TUNE_EXAMPLE,
+    BatchSize,
+    CacheMb,
+    Config,
+    Iterations,
+    Location,
+    Model,
+    Quiet,
+    SkipBadRecords,
+    Topology,
+    Verbose,
+    app,
+    console_on,
+    show,
+)
 from tuner.cli.progress import progress_on
 from tuner.cli.settings import FlagSetting, load_settings
-from tuner.cli.terminal import hushed, set_up_logging
+from tuner.cli.terminal import hushed
 from tuner.config import PerformanceConfig, workspace_of
-from tuner.errors import ConfigError, TunerError
+from tuner.errors import ConfigError
 from tuner.report.table import latency_table, measurement_table, tuning_table
 
-MISTAKE, NOT_ACCEPTED, INTERRUPTED = 2, 3, 130
+NOT_ACCEPTED, INTERRUPTED = 3, 130
 EXIT_CODES = {"accepted": 0, "best_effort": NOT_ACCEPTED, "failed": NOT_ACCEPTED, "interrupted": INTERRUPTED}
 ITERATIONS = 100
-
-# Typer brings its own click: a BadParameter is one of its UsageErrors, which it does not export.
-_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
-
-TUNE_EXAMPLE = "tuner tune --input_model f.pb --dataset_location coco --output_model q.pb"
-EVALUATE_EXAMPLE = "tuner evaluate q.pb --dataset_location coco"
-BENCHMARK_EXAMPLE = "tuner benchmark f.pb --vs q.pb"
-
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    # --max-trials is --max_trials.
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: name.replace("-", "_"),
-    },
-    help="Make a trained TensorFlow detector int8, within a limit of what it may lose.",
-    epilog=f"Examples:\n\n{TUNE_EXAMPLE}\n\n{EVALUATE_EXAMPLE}\n\n{BENCHMARK_EXAMPLE}",
-)
-
-Topology = Annotated[str | None, typer.Option("--topology", metavar="T", help="Settings from configs/T.yaml.")]
-Config = Annotated[Path | None, typer.Option("--config", metavar="YAML", help="Settings; goes before --topology.")]
-Location = Annotated[
-    Path | None,
-    typer.Option(
-        "--dataset_location",
-        metavar="PATH",
-        help="Evaluation set: TFRecord file, glob or folder of shards, COCO folder, or instances JSON.",
-    ),
-]
-BatchSize = Annotated[int | None, typer.Option("--batch_size", metavar="N", min=1, help="Images per batch.")]
-Iterations = Annotated[
-    int | None, typer.Option("--iters", metavar="N", min=1, help="Runs that are timed, for the latency.")
-]
-SkipBadRecords = Annotated[bool, typer.Option("--skip-bad-records", help="Leave bad records out and count them.")]
-CacheMb = Annotated[int, typer.Option("--cache-mb", metavar="MIB", min=0, help="Memory for decoded images.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that TensorFlow and others log.")]
-Model = Annotated[
-    Path,
-    typer.Argument(metavar="MODEL", help="Frozen .pb, TF1 checkpoint, SavedModel or Keras file.", show_default=False),
-]
 
 
 @app.command(epilog=f"Example:\n\n{TUNE_EXAMPLE}")
@@ -164,7 +135,7 @@ def tune(
         calibration_location=calibration_location,
     )
     folder = workspace or workspace_of(settings.tuning, settings.model.name)
-    console = _console(verbose=verbose)
+    console = console_on(verbose=verbose)
     with hushed(verbose=verbose):
         from tuner import pipeline  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
     job = pipeline.TuningJob(
@@ -179,7 +150,7 @@ def tune(
         cache_mb=cache_mb,
     )
     result = pipeline.tune(job, progress_on(console, quiet=quiet))
-    _show(tuning_table(result, folder))
+    show(tuning_table(result, folder))
     return EXIT_CODES[result.status.value]
 
 
@@ -203,12 +174,12 @@ def evaluate(
         FlagSetting("--iters", "evaluation.performance.iteration", iters),
     ]
     settings = load_settings(config, topology, model, flags=flags, dataset_location=dataset_location)
-    console = _console(verbose=verbose)
+    console = console_on(verbose=verbose)
     with hushed(verbose=verbose):
         from tuner import pipeline  # noqa: PLC0415
     progress = progress_on(console, quiet=quiet)
     measurement = pipeline.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
-    _show(measurement_table(measurement, model))
+    show(measurement_table(measurement, model))
     return 0
 
 
@@ -243,7 +214,7 @@ def benchmark(
         batch_size = 1 if performance.dataset is None else performance.dataset.batch_size
     if iters is None:
         iters = performance.iteration if performance.iteration > 0 else ITERATIONS
-    _console(verbose=verbose)
+    console_on(verbose=verbose)
     models = [model] if vs is None else [model, vs]
     # The processes of several instances write banners of their own.
     with hushed(verbose=verbose):
@@ -259,29 +230,5 @@ def benchmark(
             threads=(compute.intra_num_of_threads or compute.cores_per_instance or 0) if threads is None else threads,
             instances=instances or compute.num_of_instance or 1,
         )
-    _show(latency_table([path.name for path in models], [(f.median_ms, f.p90_ms, f.images_per_s) for f in figures]))
+    show(latency_table([path.name for path in models], [(f.median_ms, f.p90_ms, f.images_per_s) for f in figures]))
     return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. What is nobody's mistake but ours leaves as its exception."""
-    try:
-        return int(typer.main.get_command(app).main(arguments, prog_name="tuner", standalone_mode=False) or 0)
-    except TunerError as error:
-        message = str(error)
-    except _UsageError as error:
-        message = error.format_message()
-    if message:  # Without a command, the help is all that is said.
-        print("error:", " ".join(message.split()), file=sys.stderr)
-    return MISTAKE
-
-
-def _console(*, verbose: bool) -> Console:
-    console = Console(stderr=True, highlight=False)
-    set_up_logging(console, verbose=verbose)
-    return console
-
-
-def _show(table: RenderableType) -> None:
-    # Not cropped: a path stays whole where the terminal is narrower.
-    Console(highlight=False).print(table, crop=False)

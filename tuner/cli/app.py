@@ -1,0 +1,84 @@
+"""What all commands share: the application, options of more than one, the console, and `main` with its exit codes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console, RenderableType
+
+from tuner.cli.terminal import set_up_logging
+from tuner.errors import TunerError
+
+MISTAKE = 2
+
+# Typer brings its own click: a BadParameter is one of its UsageErrors, which it does not export.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+TUNE_EXAMPLE = "tuner tune --input_model f.pb --dataset_location coco --output_model q.pb"
+EVALUATE_EXAMPLE = "tuner evaluate q.pb --dataset_location coco"
+BENCHMARK_EXAMPLE = "tuner benchmark f.pb --vs q.pb"
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    # --max-trials is --max_trials.
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("-", "_"),
+    },
+    help="Make a trained TensorFlow detector int8, within a limit of what it may lose.",
+    epilog=f"Examples:\n\n{TUNE_EXAMPLE}\n\n{EVALUATE_EXAMPLE}\n\n{BENCHMARK_EXAMPLE}",
+)
+
+Topology = Annotated[str | None, typer.Option("--topology", metavar="T", help="Settings from configs/T.yaml.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="YAML", help="Settings; goes before --topology.")]
+Location = Annotated[
+    Path | None,
+    typer.Option(
+        "--dataset_location",
+        metavar="PATH",
+        help="Evaluation set: TFRecord file, glob or folder of shards, COCO folder, or instances JSON.",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option("--batch_size", metavar="N", min=1, help="Images per batch.")]
+Iterations = Annotated[
+    int | None, typer.Option("--iters", metavar="N", min=1, help="Runs that are timed, for the latency.")
+]
+SkipBadRecords = Annotated[bool, typer.Option("--skip-bad-records", help="Leave bad records out and count them.")]
+CacheMb = Annotated[int, typer.Option("--cache-mb", metavar="MIB", min=0, help="Memory for decoded images.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that TensorFlow and others log.")]
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="Frozen .pb, TF1 checkpoint, SavedModel or Keras file.", show_default=False),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. What is nobody's mistake but ours leaves as its exception."""
+    try:
+        return int(typer.main.get_command(app).main(arguments, prog_name="tuner", standalone_mode=False) or 0)
+    except TunerError as error:
+        message = str(error)
+    except _UsageError as error:
+        message = error.format_message()
+    if message:  # Without a command, the help is all that is said.
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    return MISTAKE
+
+
+def console_on(*, verbose: bool) -> Console:
+    """The console on stderr; log records go there from now on."""
+    console = Console(stderr=True, highlight=False)
+    set_up_logging(console, verbose=verbose)
+    return console
+
+
+def show(table: RenderableType) -> None:
+    """Print a result on stdout."""
+    # Not cropped: a path stays whole where the terminal is narrower.
+    Console(highlight=False).print(table, crop=False)
