@@ -65,6 +65,17 @@ MOVES: dict[str, Function] = {
     "Pad of nothing": lambda x: tf.pad(x, [[0, 0]] * 4),
     "MirrorPad": lambda x: tf.pad(x, [[0, 0], [1, 0], [0, 1], [0, 0]], "SYMMETRIC"),
     "ResizeNearestNeighbor": lambda x: tf.raw_ops.ResizeNearestNeighbor(images=x, size=[5, 3]),
+    "Slice": lambda x: tf.slice(x, [0, 0, x.shape[2] - 1, 0], [-1, x.shape[1], 1, -1]),
+    "Slice of channels": lambda x: tf.slice(x, [0, 0, 0, x.shape[3] // 3], [-1, -1, -1, -(-x.shape[3] // 3)]),
+    "StridedSlice": lambda x: x[:, ::2, -3:],
+    "StridedSlice of channels": lambda x: x[..., ::-2],
+    "StridedSlice of an image": lambda x: x[0][tf.newaxis],
+    "Reshape": lambda x: tf.reshape(tf.reshape(x, [-1, x.shape[3]]), [-1, *x.shape[1:]]),
+    "Reshape of columns to channels": lambda x: tf.reshape(x, [-1, x.shape[1], 1, x.shape[2] * x.shape[3]]),
+    "SpaceToDepth": lambda x: tf.nn.space_to_depth(
+        tf.pad(x, [[0, 0], [0, x.shape[1] % 2], [0, x.shape[2] % 2], [0, 0]]), 2
+    ),
+    "ExpandDims and Squeeze": lambda x: tf.squeeze(tf.expand_dims(x, 1), [1]),
 }
 
 
@@ -246,9 +257,12 @@ def dilated(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
 
 
 def multiply(graph: Graph, data: tf.Tensor, step: Step) -> tf.Tensor:
-    """A matrix product of pixels and weights, with as many of these as an int8 one must have."""
-    channels, out = data.shape[-1], max(step.channels, -(-FEWEST_MATMUL_WEIGHTS // data.shape[-1]))
-    shape = [-1, *data.shape[1:3], out]
+    """A matrix product of pixels, or whole images, and weights, with as many of these as an int8 one must have."""
+    rows, columns, channels = data.shape[1:]
+    if step.kind == "flattened":
+        rows, columns, channels = 1, 1, rows * columns * channels
+    out = max(step.channels, -(-FEWEST_MATMUL_WEIGHTS // channels))
+    shape = [-1, rows, columns, out]
     name, transposed = f"matmul_{len(graph.rules)}", step.kind == "transposed"
     weights = graph.sketch.random.normal(0, step.gain / np.sqrt(channels), (channels, out)).astype(np.float32)
     data = graph.add(lambda x: tf.reshape(x, [-1, channels]), data)
@@ -374,7 +388,7 @@ def inner(values: Array) -> tuple[int, ...]:
 class Outcome:
     """What came of a case, each by output: [N, H, W, C]. kernels: how many int8 ones there are.
 
-    zero_points: how many tensors have codes with one.
+    zero_points: how many tensors have codes with one. rounded: how many float tensors are rounded to codes.
     """
 
     exact: Sequence[Array]
@@ -386,6 +400,7 @@ class Outcome:
     kernels: int
     sums: bool
     zero_points: int
+    rounded: int
 
 
 def run_case(case: Case, float_graph: Any) -> Outcome | None:
@@ -396,15 +411,16 @@ def run_case(case: Case, float_graph: Any) -> Outcome | None:
     if not graph.outputs or not convolutions:
         return None
     plan = PrecisionPlan({op: case.plan[index % len(case.plan)] for index, op in enumerate(convolutions)})
-    tensors = [graph.sketch.x.name, *(tensor for _, outputs, _ in graph.rules for tensor in outputs)]
     sources = possible_sources(model.graph, convolutions)
+    full = [name if ":" in name else f"{name}:0" for name in sources]
+    made = (tensor for _, outputs, _ in graph.rules for tensor in outputs)
+    tensors = list(dict.fromkeys([graph.sketch.x.name, *made, *full]))
 
     def run(view: Any, names: Sequence[str], images: Array, threads: int = 2, as_written: bool = True) -> list[Array]:
         with ModelRunner(model.with_graph(view.graph_def), threads, threads, as_written=as_written) as runner:
             return runner.fetch(names, images)
 
     exact = dict(zip(tensors, run(model.graph, tensors, graph.images), strict=True))
-    full = [name if ":" in name else f"{name}:0" for name in sources]
     calibration = graph.images * np.float32(case.calibrated_on)
     observed = run(model.graph, full, calibration) if case.calibrated_on != 1 else [exact[name] for name in full]
     ranges = {
@@ -425,6 +441,7 @@ def run_case(case: Case, float_graph: Any) -> Outcome | None:
         len(kernels),
         any(b"Sum" in node.attr["fused_ops"].list.s for node in kernels),
         sum(node.op == "UniformQuantize" for node in int8.graph_def.node),
+        sum(node.op in ("QuantizeV2", "UniformQuantize") for node in int8.graph_def.node),
     )
 
 
@@ -468,7 +485,7 @@ KERNELS = st.one_of(
     steps_of("depthwise", **CONVOLUTION_FIELDS),
     steps_of(
         "matmul",
-        ("", "transposed"),
+        ("", "transposed", "flattened"),
         **{key: CONVOLUTION_FIELDS[key] for key in ("channels", "bias", "activation", "gain")},
     ),
     RESIDUALS,
@@ -549,6 +566,25 @@ def test_zero_points(reader: Step, float_graph: Any) -> None:
     outcome = check(Case(steps, channels=16, image_peak=3, plan=(SYMMETRIC,)), float_graph)
     assert outcome is not None
     assert outcome.zero_points == 0
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_codes_move_with_their_scales(kind: str, float_graph: Any) -> None:
+    """Between kernels nothing is rounded again, and of scales that differ by orders each channel keeps its own."""
+    first = Step("conv", channels=16, activation="Relu", weights="mixed")
+    steps = (first, Step("move", kind=kind), Step("conv", side=1), Step("depthwise", source=1))
+    outcome = check(Case(steps, size=(2, 5, 6)), float_graph)
+    assert outcome is not None
+    assert outcome.rounded == 1
+
+
+@pytest.mark.parametrize("kind", ["", "flattened"])
+def test_codes_move_in_front_of_and_behind_a_matmul(kind: str, float_graph: Any) -> None:
+    first = Step("conv", channels=16, activation="Relu", weights="mixed")
+    steps = (first, Step("matmul", kind=kind, channels=64, activation="LeakyRelu"), Step("depthwise"))
+    outcome = check(Case(steps, size=(2, 5, 6)), float_graph)
+    assert outcome is not None
+    assert outcome.rounded == 1
 
 
 # The second Split reads a later result of the first one, which has other channels than the first result.

@@ -12,7 +12,7 @@ from tuner.quantization.lowering.codes import decide_codes
 from tuner.quantization.lowering.convolutions import find_convolutions
 from tuner.quantization.lowering.lower import lower
 from tuner.quantization.lowering.regions import possible_sources
-from tuner.quantization.ranges import Ranges
+from tuner.quantization.ranges import Ranges, TensorRange
 from tuner.quantization.simulation import simulate
 
 X = np.random.default_rng(3).normal(0, 1, (2, 9, 7, 8)).astype(np.float32)
@@ -205,30 +205,44 @@ def test_a_summand_of_another_shape(float_graph: Any, observe: Callable[..., Any
     assert_right(graph, plan, ranges, ["out"], run)
 
 
-@pytest.mark.parametrize("alias", ["Identity", "Pad", "SplitV", "MirrorPad"])
+ALIASES: dict[str, Callable[..., Any]] = {
+    "Identity": tf.identity,
+    "Pad": lambda x: tf.pad(x, [[0, 0]] * 4),
+    "SplitV": lambda x: tf.split(x, [8], 3)[0],
+    "MirrorPad": lambda x: tf.pad(x, [[0, 0]] * 4, "REFLECT"),
+    "Slice": lambda x: tf.slice(x, [0] * 4, [-1] * 4),
+    "StridedSlice": lambda x: x[:, :],
+    "Reshape": lambda x: tf.reshape(x, [-1, 9, 7, 8]),
+    "Reshape twice": lambda x: tf.reshape(tf.reshape(x, [-1, 8]), [-1, 9, 7, 8]),
+    "Squeeze of ExpandDims": lambda x: tf.squeeze(tf.expand_dims(x, 1), [1]),
+}
+
+
+@pytest.mark.parametrize("is_added", [False, True], ids=["beside the sum", "added"])
+@pytest.mark.parametrize("alias", ALIASES)
 def test_a_summand_whose_memory_another_op_hands_on(
-    alias: str, float_graph: Any, observe: Callable[..., Any], run: Callable[..., Any]
+    alias: str, is_added: bool, float_graph: Any, run: Callable[..., Any]
 ) -> None:
     """These ops may pass on the memory that they read, so whoever reads their result reads the summand's."""
-    forward = {
-        "Identity": tf.identity,
-        "Pad": lambda x: tf.pad(x, [[0, 0]] * 4),
-        "SplitV": lambda x: tf.split(x, [8], 3)[0],
-        "MirrorPad": lambda x: tf.pad(x, [[0, 0]] * 4, "REFLECT"),
-    }[alias]
+    forward = ALIASES[alias]
     sketch = float_graph(size=(9, 7))
     summand = sketch.convolve(sketch.x, "projection", out=8, activation="Relu")
     with sketch.graph.as_default():
         passed_on = forward(summand)
     data = sketch.convolve(passed_on, "first", out=8, bias=True)
     with sketch.graph.as_default():
-        data = tf.nn.relu(data + summand)
+        data = tf.nn.relu(data + (passed_on if is_added else summand))
     sketch.named(sketch.convolve(data, "last"), "out")
     sketch.named(sketch.convolve(sketch.concatenate([passed_on, data]), "late"), "also")
     graph = sketch.view("out", "also")
     found, _ = find_convolutions(graph)
-    ranges = observe(graph, X, possible_sources(graph, found))
+    ranges = {
+        name: TensorRange(values.reshape(-1, 8).min(0)[np.newaxis], values.reshape(-1, 8).max(0)[np.newaxis])
+        for name in possible_sources(graph, found)
+        for values in run(graph, X, name)
+    }
     plan = PrecisionPlan(dict.fromkeys(found, INT8))
+    assert fused(graph, plan, ranges) == set()
     assert_right(graph, plan, ranges, ["out", "also"], run)
 
 

@@ -87,19 +87,22 @@ def find_regions(
 
 def possible_sources(graph: GraphView, kernels: Mapping[str, Convolution]) -> tuple[str, ...]:
     """Every tensor that could be a source under some plan, sorted: the tensors whose ranges have to be known."""
-    found: set[str] = set()
+    producers: dict[str, str] = {}
     pending: list[str] = []
-    for kernel in kernels.values():
-        found.add(kernel.output)
+    for name, kernel in kernels.items():
+        producers[kernel.output] = name
         pending.append(kernel.input)
         if kernel.without_sum is not None and kernel.summand is not None:
-            found.add(kernel.without_sum.output)
+            producers[kernel.without_sum.output] = name
             pending.append(kernel.summand)
+    # Under no plan do codes reach further than when every kernel makes them.
+    reachable = _reachable(graph, producers)
+    found = set(producers)
     while pending:
         tensor = pending.pop()
         if tensor not in found:
             found.add(tensor)
-            carrier = find_carrier(graph, tensor)
+            carrier = reachable.get(tensor)
             if carrier is not None:
                 pending.extend(carrier.inputs)
     return tuple(sorted(found))
