@@ -318,11 +318,13 @@ def test_ctrl_c_writes_the_best_so_far(make_job: MakeJob) -> None:
     assert resumed.calls == len(after.trials) - 2
 
 
-def test_ctrl_c_in_the_progress(make_job: MakeJob) -> None:
+@pytest.mark.parametrize("moment", ["trial 3", "export", "compare"])
+def test_ctrl_c_in_the_progress(make_job: MakeJob, moment: str) -> None:
     class Stopping:
         @contextmanager
         def stage(self, title: str) -> Iterator[Any]:
-            if title == "trial 3":
+            stopping.append(title)
+            if title == moment and stopping.count(title) == 1:
                 raise KeyboardInterrupt
             yield self
 
@@ -332,9 +334,14 @@ def test_ctrl_c_in_the_progress(make_job: MakeJob) -> None:
         def track(self, items: Any, total: int, title: str) -> Any:
             return iter(items)
 
+    stopping: list[str] = []
     job = make_job(relative=0.001, eval_func=Accuracy())
-    assert tune(job, Stopping()).status is Status.INTERRUPTED
-    assert job.output_model.is_file()
+    result = tune(job, Stopping())
+    assert result.status is Status.INTERRUPTED
+    assert result.best is not None
+    assert sha256(job.output_model) == result.best.graph_sha256
+    assert (job.workspace / "plan.yaml").is_file()
+    assert result_of(job)["status"] == "interrupted"
 
 
 def test_ctrl_c_before_anything_was_found(make_job: MakeJob) -> None:

@@ -134,11 +134,10 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         raise KeyboardInterrupt
     final = None
     if best is not None:
-        _export(job, best, runner.graph(best), clock)
         models = [model, optimized.model] if optimized.done else [model]
-        if reason != STOPPED:
-            final = _compare(job, runner, meter, space, models=models, leading=leading or [best], clock=clock)
-            reason = STOPPED if final is None else "; ".join(filter(None, (reason, final.note)))
+        tried = leading or [best]
+        final = _hand_over(job, runner, meter, space, models, leading=tried, compare=reason != STOPPED, clock=clock)
+        reason = STOPPED if final is None else "; ".join(filter(None, (reason, final.note)))
     if final is not None:
         baseline, best = final.baseline, final.best
     interval = None if best is None else meter.loss_interval(best.graph_sha256)
@@ -245,29 +244,35 @@ def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Me
         return STOPPED
 
 
-def _compare(
+def _hand_over(
     job: TuningJob,
     runner: TrialRunner,
     meter: Meter,
     space: SearchSpace,
-    *,
     models: Sequence[DetectionModel],
+    *,
     leading: Sequence[CompletedTrial],
+    compare: bool,
     clock: Clock,
 ) -> Final | None:
-    """Time what passed against the float model and what was not tried; write what is handed over in the end.
+    """Write the best graph of the search; time it against the float model and what was not tried; write the fastest.
 
-    None on Ctrl-C.
+    None where there is nothing to compare, or Ctrl-C came: then the graph and the plan are the search's best.
     """
+    best = leading[0]
     try:
+        _export(job, best, runner.graph(best), clock)
+        if not compare:
+            return None
         with clock.stage("compare") as stage:
             untried = untried_proposals(job.config, space, runner.study.trials)
             final = choose_final(job.config, runner, meter, models=models, leading=leading, untried=untried)
             stage.note(final.note)
+        if final.best.number != best.number:
+            _export(job, final.best, final.graph, clock)
     except KeyboardInterrupt:
+        _export(job, best, runner.graph(best), clock)
         return None
-    if final.best.number != leading[0].number:
-        _export(job, final.best, final.graph, clock)
     return final
 
 

@@ -100,10 +100,11 @@ def result_json(result: TuningResult) -> dict[str, Any]:
 
     accuracy is null where it was not finite, relative_loss also where the baseline is zero, best where no trial was
     completed. Of the best trial, ops counts what the graph really holds and plan_sha256 is of the plan that was asked
-    for, which plan.yaml pins. images_evaluated counts the images of the trials, those of the baseline apart.
+    for, which plan.yaml pins. images_evaluated counts the images of the trials, those of the baseline apart. A graph
+    that several plans made was measured once, and counts once.
     """
-    completed = [trial for trial in result.trials if isinstance(trial, CompletedTrial)]
-    rejected = [trial for trial in result.trials if isinstance(trial, RejectedTrial)]
+    completed = {trial.graph_sha256: trial.measurement for trial in result.trials if isinstance(trial, CompletedTrial)}
+    rejected = {trial.graph_sha256: trial.rejection for trial in result.trials if isinstance(trial, RejectedTrial)}
     table = {
         "schema": SCHEMA,
         "status": result.status.value,
@@ -116,8 +117,8 @@ def result_json(result: TuningResult) -> dict[str, Any]:
         "trials": len(result.trials),
         "full_evaluations": len(completed),
         "rejected_early": len(rejected),
-        "images_evaluated": sum(trial.measurement.images for trial in completed)
-        + sum(trial.rejection.images for trial in rejected),
+        "images_evaluated": sum(found.images for found in completed.values())
+        + sum(found.images for found in rejected.values()),
         "calibrations": result.calibrations,
         "seconds": asdict(result.seconds),
         "failed_trials": [
