@@ -1,5 +1,7 @@
 """A model in a session: what goes in, what comes out, and what is said when it does not."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 from tuner.errors import ModelError
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.loading import load_model
-from tuner.model.runner import ModelRunner
+from tuner.model.runner import ModelRunner, grey_image
+
+ROOT = Path(__file__).parents[2]
 
 tf1 = tf.compat.v1
 
@@ -114,6 +118,55 @@ def test_fetch_reads_any_tensor(frozen: tuple[Path, Any], images: NDArray[np.uin
         np.testing.assert_allclose(scores, runner.run(images)["detection_scores:0"], rtol=1e-5)
         with pytest.raises(ModelError, match="absent"):
             runner.fetch(["absent:0"], images)
+
+
+def test_a_trace_tells_the_times_of_the_nodes_of_the_graph_that_ran(
+    frozen: tuple[Path, Any], images: NDArray[np.uint8]
+) -> None:
+    with ModelRunner(load_model(frozen[0])) as runner:
+        with_graphs, without = runner.trace(images, graphs=True), runner.trace(images)
+        with pytest.raises(ModelError, match="cannot be fed"):
+            runner.trace(images[0])
+        assert runner.xla_clusters(images) == 0
+    ran = {node.name for graph in with_graphs.partition_graphs for node in graph.node}
+    timed = {node.node_name for device in with_graphs.step_stats.dev_stats for node in device.node_stats}
+    assert timed - ran <= {"_SOURCE"} and len(timed) > 5
+    assert len(without.step_stats.dev_stats) > 0 and len(without.partition_graphs) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [([None, None, None, 3], (480, 640, 3)), ([1, 8, 6, 1], (8, 6, 1)), ([1, None, 9, None], (480, 9, 3)), (None, 0)],
+)
+def test_the_grey_image_and_the_shape_of_the_input(shape: Any, expected: Any) -> None:
+    model = model_of(lambda: [tf.identity(tf1.placeholder(tf.uint8, shape, name="image"), "out")])
+    image = grey_image(model)
+    assert image.shape == (expected or (480, 640, 3))
+    assert np.unique(image).tolist() == [127]
+    with ModelRunner(model) as runner:
+        assert runner.input_shape == tuple(shape or ())
+        assert runner.run(image[np.newaxis])["out:0"].shape == (1, *image.shape)
+
+
+XLA = """
+import sys
+from pathlib import Path
+import numpy as np
+from tuner.model.loading import load_model
+from tuner.model.runner import ModelRunner
+model, image = load_model(Path(sys.argv[1])), np.full((1, 24, 24, 3), 9, np.uint8)
+with ModelRunner(model, xla=True) as compiled, ModelRunner(model) as plain:
+    found = [runner.run(image)["detection_scores:0"] for _ in range(3) for runner in (compiled, plain)]
+    print(compiled.xla_clusters(image) > 0, plain.xla_clusters(image), np.allclose(found[-1], found[-2], rtol=1e-4))
+"""
+
+
+def test_xla_compiles_beside_a_plain_session(frozen: tuple[Path, Any]) -> None:
+    """In a process of its own: TensorFlow reads once whether XLA may compile for the CPU."""
+    done = subprocess.run(
+        [sys.executable, "-c", XLA, str(frozen[0])], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout == "True 0 True\n", done.stderr
 
 
 def test_the_same_image_gives_the_same_bits(frozen: tuple[Path, Any], images: NDArray[np.uint8]) -> None:
