@@ -1,7 +1,5 @@
 """A model in a session: what goes in, what comes out, and what is said when it does not."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,6 @@ from tuner.errors import ModelError
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner, grey_image
-
-ROOT = Path(__file__).parents[2]
 
 tf1 = tf.compat.v1
 
@@ -146,27 +142,6 @@ def test_the_grey_image_and_the_shape_of_the_input(shape: Any, expected: Any) ->
     with ModelRunner(model) as runner:
         assert runner.input_shape == tuple(shape or ())
         assert runner.run(image[np.newaxis])["out:0"].shape == (1, *image.shape)
-
-
-XLA = """
-import sys
-from pathlib import Path
-import numpy as np
-from tuner.model.loading import load_model
-from tuner.model.runner import ModelRunner
-model, image = load_model(Path(sys.argv[1])), np.full((1, 24, 24, 3), 9, np.uint8)
-with ModelRunner(model, xla=True) as compiled, ModelRunner(model) as plain:
-    found = [runner.run(image)["detection_scores:0"] for _ in range(3) for runner in (compiled, plain)]
-    print(compiled.xla_clusters(image) > 0, plain.xla_clusters(image), np.allclose(found[-1], found[-2], rtol=1e-4))
-"""
-
-
-def test_xla_compiles_beside_a_plain_session(frozen: tuple[Path, Any]) -> None:
-    """In a process of its own: TensorFlow reads once whether XLA may compile for the CPU."""
-    done = subprocess.run(
-        [sys.executable, "-c", XLA, str(frozen[0])], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.stdout == "True 0 True\n", done.stderr
 
 
 def test_the_same_image_gives_the_same_bits(frozen: tuple[Path, Any], images: NDArray[np.uint8]) -> None:

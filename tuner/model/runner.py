@@ -31,8 +31,8 @@ class ModelRunner:
     TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN): they are what a deployed
     model runs with. as_written turns off those that rewrite float arithmetic and so its last bits: for comparing graphs
     that compute the same in other words. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
-    xla: whatever XLA can take is compiled, in the first runs at each shape; on a CPU only where no session of the
-    process ran before the first runner with `xla` was made. `xla_clusters` tells what came of it.
+    xla: whatever XLA can take is compiled, in the first runs at each shape; on a CPU only where `allow_xla_on_cpu`
+    comes in time, which a runner with `xla` calls. `xla_clusters` tells what came of it.
 
     Raises ModelError when the graph cannot be built, or has not exactly one input.
     """
@@ -59,7 +59,7 @@ class ModelRunner:
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = as_written
         if xla:
-            _allow_xla_on_cpu()
+            allow_xla_on_cpu()
             config.graph_options.optimizer_options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_2
         with tf.Graph().as_default() as graph:
             try:
@@ -197,8 +197,12 @@ def grey_image(model: DetectionModel) -> NDArray[np.uint8]:
     return np.full([side or other for side, other in zip(sides, (480, 640, 3), strict=True)], 127, np.uint8)
 
 
-def _allow_xla_on_cpu() -> None:
-    # TensorFlow reads it once, when it first rewrites a graph.
+def allow_xla_on_cpu() -> None:
+    """Let sessions of this process that ask for XLA compile for the CPU; to be called before its first session is made.
+
+    TensorFlow reads the flag from the environment once, when the first session is made. Sessions that do not ask for
+    XLA run as ever.
+    """
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if _XLA_ON_CPU not in flags:
         os.environ["TF_XLA_FLAGS"] = f"{flags} {_XLA_ON_CPU}".strip()
