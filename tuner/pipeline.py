@@ -23,7 +23,7 @@ from tuner.inputs import first_image, open_inputs
 from tuner.meter import Meter, apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
-from tuner.model.runner import grey_image
+from tuner.model.runner import allow_xla_on_cpu, grey_image
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
@@ -202,17 +202,18 @@ def benchmark(
 ) -> list[TimedRun]:
     """Time models of any format in turns, on batches of each size: the first image of a data set, repeated.
 
-    The data set is the one at dataset_location, else that of the settings, else a grey picture. xla: also each run once
-    more, compiled by XLA. threads: of each instance, 0 for all of its cores. Raises TunerError for bad input.
+    The data set is the one at dataset_location, else the settings', else a grey picture. xla: also each run once more,
+    compiled. threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
     """
-    endpoints = ((), ()) if config is None else (config.model.inputs, config.model.outputs)
+    if xla:
+        allow_xla_on_cpu()
+    endpoints = () if config is None else (config.model.inputs, config.model.outputs)
     loaded = [load_model(model, *endpoints) for model in models]
     image = grey_image(loaded[0])
     if dataset_location is not None:
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
     elif config is not None:
-        evaluation = config.evaluation
-        image = first_image(evaluation.performance.dataset or evaluation.accuracy.dataset, image)
+        image = first_image(config.evaluation.performance.dataset or config.evaluation.accuracy.dataset, image)
     kinds = [(model.name, compiled) for model in models for compiled in ((False, True) if xla else (False,))]
     found = []
     for batch_size in batch_sizes:

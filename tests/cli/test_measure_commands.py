@@ -1,7 +1,10 @@
 """What `benchmark` hands to the pipeline and prints, and `profile` on the embedded detector."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,21 @@ def test_benchmark_as_json(pipeline: Any, capsys: pytest.CaptureFixture[str]) ->
         ("m.pb", 2, 4.0, False),
         ("q.pb", 2, 2.0, False),
     ]
+
+
+@pytest.mark.slow
+def test_xla_on_a_real_image(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a process of its own, where decoding the image comes before the first session."""
+    flags = ("--xla", "--json", "--iters=2", "--batch_size=1,2", f"--dataset_location={SHAPES / 'evaluation.record'}")
+    environment = {"PYTHONPATH": str(SHAPES.parents[1]), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "tuner", "benchmark", DETECTOR, *flags]
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    out, errors = capfd.readouterr()
+    assert errors == ""
+    assert [(run["xla"], run["xla_clusters"] > 0) for run in json.loads(out)["runs"]] == [
+        (False, False),
+        (True, True),
+    ] * 2
 
 
 @pytest.mark.parametrize(

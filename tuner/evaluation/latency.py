@@ -71,7 +71,7 @@ def measure_models(
     instances: processes at once, each pinned to its share of the cores; times are of the runs of all of them, images
     per second is their sum.
     xla: time each model once more, compiled by XLA, in the same turns; those figures follow the plain ones. On a CPU
-    that takes a process whose first session this is (see `allow_xla_on_cpu`); instances have processes of their own.
+    `allow_xla_on_cpu` must come in time for that; instances have processes of their own.
     Raises EvaluationError for more instances than cores, ModelError for a model that does not run.
     """
     time_models = partial(

@@ -198,10 +198,10 @@ def grey_image(model: DetectionModel) -> NDArray[np.uint8]:
 
 
 def allow_xla_on_cpu() -> None:
-    """Let sessions of this process that ask for XLA compile for the CPU; to be called before its first session is made.
+    """Let sessions of this process that ask for XLA compile for the CPU; sessions that do not ask for it run as ever.
 
-    TensorFlow reads the flag from the environment once, when the first session is made. Sessions that do not ask for
-    XLA run as ever.
+    To be called before TensorFlow makes its devices, be it for a session or to decode an image:
+    it reads the environment then.
     """
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if _XLA_ON_CPU not in flags:
