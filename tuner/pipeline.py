@@ -207,8 +207,7 @@ def benchmark(
     """
     if xla:
         allow_xla_on_cpu()
-    endpoints = () if config is None else (config.model.inputs, config.model.outputs)
-    loaded = [load_model(model, *endpoints) for model in models]
+    loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
     image = grey_image(loaded[0])
     if dataset_location is not None:
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image

@@ -1,6 +1,7 @@
 """The example as a user runs it: real detectors where they are, else the embedded one."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -29,8 +30,13 @@ def write_heatmaps(path: Path, size: int | None) -> Path:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     script = ROOT / "examples/several_models.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, str(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
 
 
