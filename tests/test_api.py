@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_names_of_the_package() -> None:
     assert (tuner.tune, tuner.Quantization, tuner.QuantizedModel) == (tune, Quantization, QuantizedModel)
-    assert set(tuner.__all__) == {"Quantization", "QuantizedModel", "load_config", "tune"}
+    assert set(tuner.__all__) == {"Pipeline", "Quantization", "QuantizedModel", "load_config", "tune"}
     with pytest.raises(AttributeError, match="has no attribute 'Quantisation'"):
         tuner.Quantisation  # noqa: B018
 

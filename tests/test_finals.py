@@ -139,7 +139,8 @@ def choose(
 ) -> Final:
     def in_turns(_: Any, graphs: Sequence[DetectionModel], *__: Any) -> list[LatencyFigures]:
         names = [graph.graph_def.node[0].name for graph in graphs]
-        return [LatencyFigures(latencies[name], latencies[name] + 1, latencies[name], 100) for name in names]
+        times = [latencies[name] for name in names]
+        return [LatencyFigures(ms, ms + 1, p99_ms=ms + 2, min_ms=ms, mean_ms=ms, images_per_s=100) for ms in times]
 
     monkeypatch.setattr(finals, "timed_in_turns", in_turns)
     monkeypatch.setattr(finals, "ModelRunner", Running)

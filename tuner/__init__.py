@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tuner.api import Quantization, QuantizedModel, tune
     from tuner.config import load_config
+    from tuner.model.model_pipeline import Pipeline
 
-__all__ = ["Quantization", "QuantizedModel", "load_config", "tune"]
+__all__ = ["Pipeline", "Quantization", "QuantizedModel", "load_config", "tune"]
 
 _HOMES = {
+    "Pipeline": "tuner.model.model_pipeline",
     "Quantization": "tuner.api",
     "QuantizedModel": "tuner.api",
     "load_config": "tuner.config",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
 from tuner.evaluation.evaluator import EvalFunction
-from tuner.evaluation.latency import LatencyFigures, measure_models
+from tuner.evaluation.latency import measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_final, untried_proposals
@@ -23,6 +23,7 @@ from tuner.inputs import first_image, open_inputs
 from tuner.meter import Meter, apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
+from tuner.model.runner import allow_xla_on_cpu, grey_image
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
@@ -36,6 +37,7 @@ from tuner.report.result import (
     result_json,
     still_in_float,
 )
+from tuner.report.speed import TimedRun
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
 from tuner.session import environment, hash_images, identity, storage_url
@@ -190,36 +192,41 @@ def benchmark(
     models: Sequence[Path],
     *,
     dataset_location: Path | None,
-    batch_size: int,
+    batch_sizes: Sequence[int],
     warmup: int,
     iterations: int,
     threads: int,
     instances: int,
-) -> list[LatencyFigures]:
-    """Time models of any format in turns on one batch: the first image of a data set, repeated.
+    xla: bool,
+) -> list[TimedRun]:
+    """Time models of any format in turns, on batches of each size: the first image of a data set, repeated.
 
-    The data set is the one at dataset_location, else that of the settings, else a grey picture of 640 x 480.
-    threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
+    The data set is the one at dataset_location, else the settings', else a grey picture. xla: also each run once more,
+    compiled. threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
     """
-    endpoints = ((), ()) if config is None else (config.model.inputs, config.model.outputs)
-    loaded = [load_model(model, *endpoints) for model in models]
-    image = np.full((480, 640, 3), 127, np.uint8)
+    if xla:
+        allow_xla_on_cpu()
+    loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
+    image = grey_image(loaded[0])
     if dataset_location is not None:
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
     elif config is not None:
-        evaluation = config.evaluation
-        image = first_image(evaluation.performance.dataset or evaluation.accuracy.dataset, image)
-    batch = np.repeat(image[np.newaxis], batch_size, axis=0)
-    _, inter_threads = (0, 0) if config is None else apply_compute(config.evaluation.performance.configs)
-    return measure_models(
-        loaded,
-        batch,
-        threads=threads,
-        inter_threads=inter_threads,
-        instances=instances,
-        warmup=warmup,
-        iterations=iterations,
-    )
+        image = first_image(config.evaluation.performance.dataset or config.evaluation.accuracy.dataset, image)
+    kinds = [(model.name, compiled) for model in models for compiled in ((False, True) if xla else (False,))]
+    found = []
+    for batch_size in batch_sizes:
+        figures = measure_models(
+            loaded,
+            np.repeat(image[np.newaxis], batch_size, axis=0),
+            threads=threads,
+            inter_threads=0 if config is None else apply_compute(config.evaluation.performance.configs)[1],
+            instances=instances,
+            warmup=warmup,
+            iterations=iterations,
+            xla=xla,
+        )
+        found += [TimedRun(*kind, batch_size, **asdict(one)) for kind, one in zip(kinds, figures, strict=True)]
+    return found
 
 
 def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Meter, clock: Clock) -> str:

@@ -12,6 +12,7 @@ import pytest
 import tuner
 from tuner.criterion import Status
 from tuner.report.result import CriterionFacts, DatasetFacts, ModelFacts, StageSeconds, TuningResult
+from tuner.report.speed import TimedRun
 from tuner.trial import Measurement
 
 MEASUREMENT = Measurement(
@@ -60,9 +61,15 @@ class FakePipeline:
         assert list(progress.track([1, 2], 2, "evaluate")) == [1, 2]
         return MEASUREMENT
 
-    def benchmark(self, config: Any, models: Sequence[Path], **settings: Any) -> list[SimpleNamespace]:
+    def benchmark(self, config: Any, models: Sequence[Path], **settings: Any) -> list[TimedRun]:
         self._called("benchmark", SimpleNamespace(config=config, models=models, **settings))
-        return [SimpleNamespace(median_ms=4.0 / (n + 1), p90_ms=5.0, images_per_s=250.0) for n in range(len(models))]
+        kinds = (False, True) if settings["xla"] else (False,)
+        return [
+            TimedRun(path.name, xla, size, 4.0 / (n + 1), 5.0, 6.0, 3.0, 4.5, 250.0 * size, xla_clusters=7 * xla)
+            for size in settings["batch_sizes"]
+            for n, path in enumerate(models)
+            for xla in kinds
+        ]
 
     @property
     def job(self) -> Any:

@@ -147,8 +147,6 @@ def test_our_own_mistake_keeps_its_traceback(pipeline: Any, command: list[str], 
         ("evaluate m.pb o.pb", "Got unexpected extra argument"),
         ("evaluate m.pb --mode=accuracy", "No such option: --mode"),
         ("evaluate m.pb --iters=0", "Invalid value for '--iters': "),
-        ("benchmark m.pb --instances=0", "Invalid value for '--instances': "),
-        ("benchmark m.pb --max_trials=3", "No such option: --max_trials"),
         ("tunr", "No such command 'tunr'. Did you mean 'tune'?"),
     ],
 )
@@ -172,51 +170,12 @@ def test_evaluate(pipeline: Any, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert errors == ""
 
 
-YAML = """
-model: {name: m}
-evaluation:
-  performance:
-    warmup: 2
-    iteration: 33
-    configs: {cores_per_instance: 4, num_of_instance: 2}
-    dataloader: {batch_size: 8, dataset: {COCORecord: {root: v.record}}}
-"""
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ("", (1, 5, 100, 0, 1)),
-        ("--topology=shapes", (1, 5, 100, 0, 1)),
-        ("--batch_size=2 --warmup=0 --iters=9 --threads=3 --instances=2", (2, 0, 9, 3, 2)),
-        ("--config=f.yaml", (8, 2, 33, 4, 2)),
-        ("--config=f.yaml --batch_size=1 --warmup=0 --iters=9 --threads=0 --instances=1", (1, 0, 9, 0, 1)),
-    ],
-)
-def test_benchmark(pipeline: Any, flags: str, expected: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    Path("f.yaml").write_text(YAML)
-    assert main(["benchmark", "m.pb", *flags.split()]) == 0
-    given = pipeline.job
-    assert (given.batch_size, given.warmup, given.iterations, given.threads, given.instances) == expected
-    assert (given.models, given.dataset_location) == ([Path("m.pb")], None)
-    assert (given.config is None) is ("topology" not in flags and "config" not in flags)
-    assert "change" not in capsys.readouterr().out
-
-
-def test_benchmark_of_two(pipeline: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "m.pb", "--vs", "q.pb", "--dataset_location=v.record"]) == 0
-    assert pipeline.job.models == [Path("m.pb"), Path("q.pb")]
-    assert pipeline.job.dataset_location == Path("v.record")
-    assert "2.00x faster" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("arguments", "examples"),
     [
         (["--help"], ["tuner tune --input", "tuner evaluate q.pb", "tuner benchmark f.pb --vs q.pb"]),
         (["tune", "--help"], ["tuner tune --input_model f.pb --dataset_location coco --output_model q.pb"]),
         (["evaluate", "-h"], ["tuner evaluate q.pb --dataset_location coco"]),
-        (["benchmark", "--help"], ["tuner benchmark f.pb --vs q.pb"]),
     ],
 )
 def test_help(arguments: list[str], examples: list[str], capsys: pytest.CaptureFixture[str]) -> None:

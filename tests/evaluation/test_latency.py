@@ -1,6 +1,8 @@
 """Latency figures from a clock that the test turns, and from real processes."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from tuner.errors import EvaluationError, ModelError
 from tuner.evaluation import latency
 from tuner.evaluation.latency import measure_latency, measure_models
 from tuner.model.detection_model import DetectionModel, ModelFormat
+
+ROOT = Path(__file__).parents[2]
 
 tf1 = tf.compat.v1
 
@@ -41,6 +45,8 @@ def test_figures_of_known_times(clock: Clock) -> None:
     (figures,) = measure_latency([run], warmup=1, iterations=5, images_per_run=2)
     assert figures.median_ms == pytest.approx(30)
     assert figures.p90_ms == pytest.approx(76)
+    assert figures.p99_ms == pytest.approx(97.6)
+    assert figures.min_ms == pytest.approx(10)
     assert figures.mean_ms == pytest.approx(40)
     assert figures.images_per_s == pytest.approx(10 / 0.2)
 
@@ -76,7 +82,8 @@ def test_two_models_in_one_process(model: DetectionModel) -> None:
     figures = measure_models([model, model], np.zeros((4, 8, 8, 3), np.uint8), threads=1, warmup=1, iterations=3)
     assert len(figures) == 2
     for one in figures:
-        assert 0 < one.median_ms <= one.p90_ms
+        assert 0 < one.min_ms <= one.median_ms <= one.p90_ms <= one.p99_ms
+        assert one.xla_clusters == 0
         assert one.images_per_s == pytest.approx(4000 / one.mean_ms)
 
 
@@ -89,6 +96,45 @@ def test_instances(model: DetectionModel) -> None:
     assert both.images_per_s >= 2000 / both.mean_ms * (1 - 1e-9)
     with pytest.raises(ModelError, match=r"sum.pb: input image:0 takes the shape"):
         measure_models([model], images[0], instances=2)
+
+
+XLA = """
+from pathlib import Path
+import numpy as np
+import tensorflow as tf
+from tuner.evaluation.latency import measure_models
+from tuner.model.detection_model import DetectionModel, ModelFormat
+from tuner.model.runner import ModelRunner
+
+def made(network):
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], name="image")
+        tf.identity(network(image), name="out")
+    return DetectionModel(graph.as_graph_def(), ("image:0",), ("out:0",), Path("m.pb"), ModelFormat.FROZEN_GRAPH)
+
+def network(image):
+    weights = np.linspace(-1, 1, 3 * 3 * 3 * 8, dtype=np.float32).reshape(3, 3, 3, 8)
+    return tf.sqrt(tf.exp(tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(image, weights, 1, "SAME"), weights[0, 0, 0]))) + 1)
+
+large, small = made(network), made(lambda image: image + 1)
+images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+print(*(figures.xla_clusters for figures in measure_models([large, small], images, warmup=2, iterations=3, xla=True)))
+with ModelRunner(large, xla=True) as compiled, ModelRunner(large) as plain:
+    found = [runner.run(images)["out:0"] for _ in range(3) for runner in (compiled, plain)]
+    print(compiled.xla_clusters(images), np.allclose(found[-1], found[-2], rtol=1e-4))
+    nodes = plain.trace(images).step_stats.dev_stats[0].node_stats
+    print(any("FusedConv2D(" in node.timeline_label for node in nodes))
+"""
+
+
+def test_xla_beside_the_plain_run() -> None:
+    """In a process of its own: TensorFlow reads once whether XLA may compile for the CPU."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", XLA], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    # Two nodes are too few for XLA, and told as such; the plain session's convolution is fused as ever.
+    assert done.stdout == "0 1 0 0\n1 True\nTrue\n", done.stderr
 
 
 def test_more_instances_than_cores(model: DetectionModel) -> None:

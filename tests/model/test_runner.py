@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tuner.errors import ModelError
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.loading import load_model
-from tuner.model.runner import ModelRunner
+from tuner.model.runner import ModelRunner, grey_image
 
 tf1 = tf.compat.v1
 
@@ -114,6 +114,34 @@ def test_fetch_reads_any_tensor(frozen: tuple[Path, Any], images: NDArray[np.uin
         np.testing.assert_allclose(scores, runner.run(images)["detection_scores:0"], rtol=1e-5)
         with pytest.raises(ModelError, match="absent"):
             runner.fetch(["absent:0"], images)
+
+
+def test_a_trace_tells_the_times_of_the_nodes_of_the_graph_that_ran(
+    frozen: tuple[Path, Any], images: NDArray[np.uint8]
+) -> None:
+    with ModelRunner(load_model(frozen[0])) as runner:
+        with_graphs, without = runner.trace(images, graphs=True), runner.trace(images)
+        with pytest.raises(ModelError, match="cannot be fed"):
+            runner.trace(images[0])
+        assert runner.xla_clusters(images) == 0
+    ran = {node.name for graph in with_graphs.partition_graphs for node in graph.node}
+    timed = {node.node_name for device in with_graphs.step_stats.dev_stats for node in device.node_stats}
+    assert timed - ran <= {"_SOURCE"} and len(timed) > 5
+    assert len(without.step_stats.dev_stats) > 0 and len(without.partition_graphs) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [([None, None, None, 3], (480, 640, 3)), ([1, 8, 6, 1], (8, 6, 1)), ([1, None, 9, None], (480, 9, 3)), (None, 0)],
+)
+def test_the_grey_image_and_the_shape_of_the_input(shape: Any, expected: Any) -> None:
+    model = model_of(lambda: [tf.identity(tf1.placeholder(tf.uint8, shape, name="image"), "out")])
+    image = grey_image(model)
+    assert image.shape == (expected or (480, 640, 3))
+    assert np.unique(image).tolist() == [127]
+    with ModelRunner(model) as runner:
+        assert runner.input_shape == tuple(shape or ())
+        assert runner.run(image[np.newaxis])["out:0"].shape == (1, *image.shape)
 
 
 def test_the_same_image_gives_the_same_bits(frozen: tuple[Path, Any], images: NDArray[np.uint8]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from tuner.criterion import Status
 from tuner.report.result import CriterionFacts, TuningResult
-from tuner.report.table import latency_table, measurement_table, tuning_table
+from tuner.report.table import measurement_table, tuning_table
 from tuner.trial import FailedTrial
 
 Make = Callable[..., TuningResult]
@@ -119,12 +119,3 @@ def test_measurement_table(result: Make) -> None:
     assert len(rows) == 12 + 4 + 2  # figures; speed, size and images; heading and rule
     assert rows["AP75"] == ["0.5200"]
     assert rows["latency, p90"] == ["9.0 ms"]
-
-
-def test_latency_table() -> None:
-    assert rows_of(latency_table(["f.pb"], [(8.0, 9.0, 125.0)]))["images per second"] == ["125.0"]
-    rows = rows_of(latency_table(["f.pb", "q.pb"], [(8.0, 9.0, 125.0), (4.0, 18.0, 250.0)]))
-    assert rows["f.pb"] == ["q.pb", "change"]
-    assert rows["latency, median"] == ["8.00 ms", "4.00 ms", "2.00x faster"]
-    assert rows["latency, p90"] == ["9.00 ms", "18.00 ms", "2.00x slower"]
-    assert rows["images per second"] == ["125.0", "250.0", "2.00x faster"]

@@ -1,4 +1,4 @@
-"""Tuning, evaluation and benchmark: arguments in, one call of the pipeline, a table and an exit code out."""
+"""Tuning and evaluation: arguments in, one call of the pipeline, a table and an exit code out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from tuner.cli.app import (
-    BENCHMARK_EXAMPLE,
     EVALUATE_EXAMPLE,
     TUNE_EXAMPLE,
     BatchSize,
@@ -26,13 +25,12 @@ from tuner.cli.app import (
 from tuner.cli.progress import progress_on
 from tuner.cli.settings import FlagSetting, load_settings
 from tuner.cli.terminal import hushed
-from tuner.config import PerformanceConfig, workspace_of
+from tuner.config import workspace_of
 from tuner.errors import ConfigError
-from tuner.report.table import latency_table, measurement_table, tuning_table
+from tuner.report.table import measurement_table, tuning_table
 
 NOT_ACCEPTED, INTERRUPTED = 3, 130
 EXIT_CODES = {"accepted": 0, "best_effort": NOT_ACCEPTED, "failed": NOT_ACCEPTED, "interrupted": INTERRUPTED}
-ITERATIONS = 100
 
 
 @app.command(epilog=f"Example:\n\n{TUNE_EXAMPLE}")
@@ -180,55 +178,4 @@ def evaluate(
     progress = progress_on(console, quiet=quiet)
     measurement = pipeline.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
     show(measurement_table(measurement, model))
-    return 0
-
-
-@app.command(epilog=f"Example:\n\n{BENCHMARK_EXAMPLE}")
-def benchmark(
-    *,
-    model: Model,
-    vs: Annotated[
-        Path | None, typer.Option("--vs", metavar="OTHER", help="A second model, run in turns with the first.")
-    ] = None,
-    dataset_location: Location = None,
-    topology: Topology = None,
-    config: Config = None,
-    batch_size: BatchSize = None,
-    iters: Iterations = None,
-    warmup: Annotated[
-        int | None, typer.Option("--warmup", metavar="N", min=0, help="Runs before the clock starts.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=0, help="Of each instance; 0: all of its cores.")
-    ] = None,
-    instances: Annotated[
-        int | None, typer.Option("--instances", metavar="N", min=1, help="Processes at once, pinned to their cores.")
-    ] = None,
-    verbose: Verbose = False,
-) -> int:
-    """Measure the latency and the images per second of one model, or of two in turns."""
-    settings = None if config is None and topology is None else load_settings(config, topology, model)
-    performance = PerformanceConfig() if settings is None else settings.evaluation.performance
-    compute = performance.configs
-    if batch_size is None:
-        batch_size = 1 if performance.dataset is None else performance.dataset.batch_size
-    if iters is None:
-        iters = performance.iteration if performance.iteration > 0 else ITERATIONS
-    console_on(verbose=verbose)
-    models = [model] if vs is None else [model, vs]
-    # The processes of several instances write banners of their own.
-    with hushed(verbose=verbose):
-        from tuner import pipeline  # noqa: PLC0415
-
-        figures = pipeline.benchmark(
-            settings,
-            models,
-            dataset_location=dataset_location,
-            batch_size=batch_size,
-            warmup=performance.warmup if warmup is None else warmup,
-            iterations=iters,
-            threads=(compute.intra_num_of_threads or compute.cores_per_instance or 0) if threads is None else threads,
-            instances=instances or compute.num_of_instance or 1,
-        )
-    show(latency_table([path.name for path in models], [(f.median_ms, f.p90_ms, f.images_per_s) for f in figures]))
     return 0

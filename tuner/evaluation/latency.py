@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from multiprocessing.queues import SimpleQueue
@@ -20,17 +20,23 @@ from numpy.typing import NDArray
 
 from tuner.errors import EvaluationError
 from tuner.model.detection_model import DetectionModel
-from tuner.model.runner import ModelRunner
+from tuner.model.runner import ModelRunner, allow_xla_on_cpu
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyFigures:
-    """Times of one run (one batch) in milliseconds, and images per second over all instances."""
+    """Times of one run (one batch) in milliseconds, and images per second over all instances.
+
+    xla_clusters: how many parts of the graph ran as compiled by XLA.
+    """
 
     median_ms: float
     p90_ms: float
+    p99_ms: float
+    min_ms: float
     mean_ms: float
     images_per_s: float
+    xla_clusters: int = 0
 
 
 def measure_latency(
@@ -57,12 +63,15 @@ def measure_models(
     instances: int = 1,
     warmup: int = 5,
     iterations: int = 50,
+    xla: bool = False,
 ) -> list[LatencyFigures]:
     """The figures of each model on one batch of images, [N, H, W, 3].
 
     threads, inter_threads: of each instance, inside one operator and for independent ones; 0 is all of its cores.
-    instances: processes at once, each pinned to its share of the cores; median, p90 and mean are over the runs of all
-    of them, images per second is their sum.
+    instances: processes at once, each pinned to its share of the cores; times are of the runs of all of them, images
+    per second is their sum.
+    xla: time each model once more, compiled by XLA, in the same turns; those figures follow the plain ones. On a CPU
+    `allow_xla_on_cpu` must come in time for that; instances have processes of their own.
     Raises EvaluationError for more instances than cores, ModelError for a model that does not run.
     """
     time_models = partial(
@@ -72,9 +81,21 @@ def measure_models(
         threads=(threads, inter_threads),
         warmup=warmup,
         iterations=iterations,
+        xla=xla,
     )
-    times = [time_models()] if instances == 1 else _time_instances(time_models, instances)
-    return [_summarise(list(of_model), len(images)) for of_model in zip(*times, strict=True)]
+    found = [time_models()] if instances == 1 else _time_instances(time_models, instances)
+    return [
+        replace(_summarise([timed.times_s for timed in of_model], len(images)), xla_clusters=of_model[0].xla_clusters)
+        for of_model in zip(*found, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """One model in one process."""
+
+    times_s: list[float]
+    xla_clusters: int
 
 
 def _time_in_turns(runs: Sequence[Callable[[], object]], warmup: int, iterations: int) -> list[list[float]]:
@@ -99,18 +120,25 @@ def _time_models(
     threads: tuple[int, int],
     warmup: int,
     iterations: int,
+    xla: bool,
     wait: Callable[[], object] = lambda: None,
-) -> list[list[float]]:
+) -> list[_Timed]:
+    kinds = (False, True) if xla else (False,)
+    if xla:
+        allow_xla_on_cpu()
     with ExitStack() as stack:
-        runners = [stack.enter_context(ModelRunner(model, *threads)) for model in models]
+        runners = [stack.enter_context(ModelRunner(model, *threads, xla=kind)) for model in models for kind in kinds]
         runs = [partial(runner.run, images) for runner in runners]
         for run in runs:
             run()  # The first run optimises the graph, which takes a different time in each process.
         wait()
-        return _time_in_turns(runs, warmup, iterations)
+        times = _time_in_turns(runs, warmup, iterations)
+        # Afterwards: some parts are compiled only when they ran a few times.
+        clusters = [runner.xla_clusters(images) if xla else 0 for runner in runners]
+        return [_Timed(*of_runner) for of_runner in zip(times, clusters, strict=True)]
 
 
-def _time_instances(time_models: Callable[..., list[list[float]]], instances: int) -> list[list[list[float]]]:
+def _time_instances(time_models: Callable[..., list[_Timed]], instances: int) -> list[list[_Timed]]:
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= instances <= len(cores):
         raise EvaluationError(f"instances: got {instances}; expected 1 to {len(cores)}, the cores of this machine")
@@ -142,7 +170,7 @@ def _start_instance(shares: "SimpleQueue[list[int]]", barrier: Barrier) -> None:
     os.sched_setaffinity(0, shares.get())
 
 
-def _time_instance(time_models: Callable[..., list[list[float]]]) -> list[list[float]]:
+def _time_instance(time_models: Callable[..., list[_Timed]]) -> list[_Timed]:
     try:
         return time_models(wait=_barrier.wait)
     except BaseException:
@@ -156,6 +184,8 @@ def _summarise(times_s: Sequence[Sequence[float]], images_per_run: int) -> Laten
     return LatencyFigures(
         median_ms=float(np.median(every)),
         p90_ms=float(np.percentile(every, 90)),
+        p99_ms=float(np.percentile(every, 99)),
+        min_ms=float(every.min()),
         mean_ms=float(every.mean()),
         images_per_s=float(sum(images_per_run * len(times) / sum(times) for times in times_s)),
     )

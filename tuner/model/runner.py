@@ -1,4 +1,4 @@
-"""Running a frozen detector on images."""
+"""Running a frozen detector, or any network of one input, on images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,15 @@ from tuner.errors import ModelError
 from tuner.model.detection_model import DetectionModel
 from tuner.model.endpoints import DETECTION_OUTPUTS
 from tuner.model.frozen_graph import import_graph
+from tuner.model.graph_view import node_name
 from tuner.model.tensorflow_error import first_line
 
 # Unless this is set before TensorFlow's first device, all sessions share one pool of threads for the work inside
 # operators, as wide as that device's (the one that decodes images), whatever number of threads they ask for.
 os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
+
+# Without it XLA clusters nothing on a CPU, whatever a session asks for.
+_XLA_ON_CPU = "--tf_xla_cpu_global_jit"
 
 
 class ModelRunner:
@@ -27,12 +31,20 @@ class ModelRunner:
     TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN): they are what a deployed
     model runs with. as_written turns off those that rewrite float arithmetic and so its last bits: for comparing graphs
     that compute the same in other words. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
+    xla: whatever XLA can take is compiled, in the first runs at each shape; on a CPU only where `allow_xla_on_cpu`
+    comes in time, which a runner with `xla` calls. `xla_clusters` tells what came of it.
 
     Raises ModelError when the graph cannot be built, or has not exactly one input.
     """
 
     def __init__(
-        self, model: DetectionModel, intra_op_threads: int = 0, inter_op_threads: int = 0, *, as_written: bool = False
+        self,
+        model: DetectionModel,
+        intra_op_threads: int = 0,
+        inter_op_threads: int = 0,
+        *,
+        as_written: bool = False,
+        xla: bool = False,
     ) -> None:
         if len(model.inputs) != 1:
             raise ModelError(
@@ -46,12 +58,18 @@ class ModelRunner:
             allow_soft_placement=True,
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = as_written
+        if xla:
+            allow_xla_on_cpu()
+            config.graph_options.optimizer_options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_2
         with tf.Graph().as_default() as graph:
             try:
                 import_graph(model.graph_def)
                 self._input = graph.get_tensor_by_name(model.inputs[0])
                 self._session = tf.compat.v1.Session(graph=graph, config=config)
                 self._run = self._session.make_callable(list(model.outputs), feed_list=[self._input])
+                self._traced_run = self._session.make_callable(
+                    list(model.outputs), feed_list=[self._input], accept_options=True
+                )
             except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
                 raise ModelError(f"{model.source}: cannot be run: {first_line(error)}") from error
 
@@ -67,18 +85,48 @@ class ModelRunner:
         """Free the session and its buffers."""
         self._session.close()
 
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """What the input takes, None where a side is free: empty where even the rank is unknown."""
+        shape = self._input.shape
+        return () if shape.rank is None else tuple(shape.as_list())
+
     def run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Every output of the model, by its tensor name as in `model.outputs`.
 
-        images: [N, H, W, 3], cast to the input's dtype. Raises ModelError for a shape that the input does not take,
-        or when TensorFlow fails.
+        images: [N, H, W, 3], or what else the input takes; cast to its dtype. Raises ModelError for a shape that the
+        input does not take, or when TensorFlow fails.
         """
-        feed = self._as_fed(images)
+        feed = self.as_fed(images)
         try:
             values = self._run(feed)
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
         return dict(zip(self._model.outputs, values, strict=True))
+
+    def trace(self, images: NDArray[Any], *, graphs: bool = False, gpu: bool = False) -> tf.compat.v1.RunMetadata:
+        """The record of one run: `step_stats` with the times of every node that ran. Arguments and errors as `run`.
+
+        graphs: also `partition_graphs`, one for each device: the graph as TensorFlow rewrote it and ran it, whose node
+        names are those of the times. gpu: also what a GPU's streams computed and copied.
+        """
+        options = tf.compat.v1.RunOptions(
+            trace_level=tf.compat.v1.RunOptions.FULL_TRACE if gpu else tf.compat.v1.RunOptions.SOFTWARE_TRACE,
+            output_partition_graphs=graphs,
+        )
+        metadata = tf.compat.v1.RunMetadata()
+        feed = self.as_fed(images)
+        try:
+            self._traced_run(feed, options=options, run_metadata=metadata)
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
+        return metadata
+
+    def xla_clusters(self, images: NDArray[Any]) -> int:
+        """How many parts of the graph run as compiled by XLA, on these images. Arguments and errors as `run`."""
+        devices = self.trace(images).step_stats.dev_stats
+        nodes = (node for device in devices for node in device.node_stats)
+        return len({node.node_name for node in nodes if " = _XlaRun(" in node.timeline_label})
 
     def fetch(
         self, tensors: Sequence[str], images: NDArray[Any], also_fed: Mapping[str, NDArray[Any]] | None = None
@@ -87,7 +135,7 @@ class ModelRunner:
 
         also_fed: values of further tensors, by their names.
         """
-        feeds = {self._input: self._as_fed(images), **(also_fed or {})}
+        feeds = {self._input: self.as_fed(images), **(also_fed or {})}
         try:
             return list(self._session.run(list(tensors), feeds))
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
@@ -123,7 +171,8 @@ class ModelRunner:
             np.rint(classes[0, :count]).astype(np.int64),
         )
 
-    def _as_fed(self, images: NDArray[Any]) -> NDArray[Any]:
+    def as_fed(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The images in the input's dtype. Raises ModelError for a shape or dtype that the input does not take."""
         if not self._input.shape.is_compatible_with(images.shape):
             raise ModelError(
                 f"{self._model.source}: input {self._input.name} takes the shape {self._input.shape}; "
@@ -139,3 +188,21 @@ class ModelRunner:
                 f"{images.dtype} would lose their fractions"
             )
         return images.astype(self._input.dtype.as_numpy_dtype, copy=False)
+
+
+def grey_image(model: DetectionModel) -> NDArray[np.uint8]:
+    """A picture of [H, W, 3] to run a model on where none is given: of the input's size, else of 480 x 640."""
+    shape = model.graph.shape(node_name(model.inputs[0]))
+    sides = shape[1:] if len(shape) == 4 else (None, None, None)
+    return np.full([side or other for side, other in zip(sides, (480, 640, 3), strict=True)], 127, np.uint8)
+
+
+def allow_xla_on_cpu() -> None:
+    """Let sessions of this process that ask for XLA compile for the CPU; sessions that do not ask for it run as ever.
+
+    To be called before TensorFlow makes its devices, be it for a session or to decode an image:
+    it reads the environment then.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    if _XLA_ON_CPU not in flags:
+        os.environ["TF_XLA_FLAGS"] = f"{flags} {_XLA_ON_CPU}".strip()

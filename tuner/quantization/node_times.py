@@ -2,26 +2,21 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.errors import ModelError
 from tuner.model.detection_model import DetectionModel
-from tuner.model.frozen_graph import import_graph
-from tuner.model.tensorflow_error import first_line
+from tuner.model.runner import ModelRunner
 
 # Other work on the machine only ever adds to a time, so a low quantile is nearest to what the graph itself takes.
 QUANTILE = 0.05
 FEWEST_ROUNDS, MOST_ROUNDS = 10, 40
-
-_TRACE = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.SOFTWARE_TRACE)
 
 
 @dataclass(frozen=True)
@@ -73,29 +68,14 @@ class TracedSession:
     def __init__(
         self, model: DetectionModel, image: NDArray[Any], intra_op_threads: int = 0, inter_op_threads: int = 0
     ) -> None:
-        config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=intra_op_threads,
-            inter_op_parallelism_threads=inter_op_threads,
-            allow_soft_placement=True,
-        )
         self._model = model
         self._latencies_ms: list[float] = []
         self._node_us: dict[str, list[float]] = defaultdict(list)
         self._values: dict[str, int] = {}
-        with tf.Graph().as_default() as graph:
-            try:
-                import_graph(model.graph_def)
-                fed = graph.get_tensor_by_name(model.inputs[0])
-                self._image = image.astype(fed.dtype.as_numpy_dtype, copy=False)
-                self._session = tf.compat.v1.Session(graph=graph, config=config)
-                self._run: Callable[..., Any] = self._session.make_callable(list(model.outputs), [fed])
-                self._traced: Callable[..., Any] = self._session.make_callable(
-                    list(model.outputs), [fed], accept_options=True
-                )
-                for _ in range(2):
-                    self._run(self._image)
-            except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-                raise ModelError(f"{model.source}: cannot be run: {first_line(error)}") from error
+        self._runner = ModelRunner(model, intra_op_threads, inter_op_threads)
+        self._image = self._runner.as_fed(image)
+        for _ in range(2):
+            self._runner.run(self._image)
 
     def __enter__(self) -> Self:
         return self
@@ -103,22 +83,18 @@ class TracedSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._session.close()
+        self._runner.close()
 
     def measure(self) -> None:
         """A plain run to warm the caches, one that is timed, and then one that is traced, which leaves them cold.
 
         Raises ModelError when TensorFlow fails.
         """
-        metadata = tf.compat.v1.RunMetadata()
-        try:
-            self._run(self._image)
-            start = time.perf_counter()
-            self._run(self._image)
-            self._latencies_ms.append((time.perf_counter() - start) * 1000)
-            self._traced(self._image, options=_TRACE, run_metadata=metadata)
-        except tf.errors.OpError as error:
-            raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
+        self._runner.run(self._image)
+        start = time.perf_counter()
+        self._runner.run(self._image)
+        self._latencies_ms.append((time.perf_counter() - start) * 1000)
+        metadata = self._runner.trace(self._image)
         taken: dict[str, float] = defaultdict(float)  # a node inside a while loop runs more than once
         for device in metadata.step_stats.dev_stats:
             for node in device.node_stats:

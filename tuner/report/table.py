@@ -38,7 +38,7 @@ def tuning_table(result: TuningResult, workspace: Path) -> Group:
 
 def measurement_table(measurement: Measurement, model: Path) -> Group:
     """What `evaluate` found: accuracy, the COCO figures where there are any, latency and size."""
-    table = _table("", model.name)
+    table = plain_table("", model.name)
     for name, figure in (measurement.metrics or {"accuracy": measurement.accuracy}).items():
         table.add_row(name, f"{figure:.4f}")
     for name, text in _speed_and_size(measurement).items():
@@ -47,22 +47,9 @@ def measurement_table(measurement: Measurement, model: Path) -> Group:
     return Group(table)
 
 
-def latency_table(models: Sequence[str], figures: Sequence[tuple[float, float, float]]) -> Group:
-    """Models side by side. figures: of each model median ms, p90 ms and images per second; two are compared."""
-    table = _table("", *models, *(["change"] if len(models) == 2 else []))
-    rows = ("latency, median", "{:.2f} ms"), ("latency, p90", "{:.2f} ms"), ("images per second", "{:.1f}")
-    for (title, form), values in zip(rows, zip(*figures, strict=True), strict=True):
-        change = []
-        if len(values) == 2:
-            before, after = values if form.endswith("ms") else values[::-1]
-            change = [_times(before, after, "faster", "slower")]
-        table.add_row(title, *(form.format(value) for value in values), *change)
-    return Group(table)
-
-
 def _comparison(result: TuningResult) -> Table:
     before, best, limit = result.baseline, result.best, result.criterion
-    table = _table("", "FP32", *([_formats(best), "change"] if best is not None else []))
+    table = plain_table("", "FP32", *([_formats(best), "change"] if best is not None else []))
     accuracy = "mAP" if "mAP" in before.metrics else "accuracy"
     if best is None:
         table.add_row(accuracy, f"{before.accuracy:.4f}")
@@ -89,9 +76,9 @@ def _comparison(result: TuningResult) -> Table:
         loss = (before.accuracy - after.accuracy) * (1 if limit.higher_is_better else -1)
         table.add_row("absolute loss", "", f"{loss:.4f}", f"limit {limit.limit:g}")
     changes = (
-        _times(before.latency_ms, after.latency_ms, "faster", "slower"),
-        _times(before.latency_p90_ms, after.latency_p90_ms, "faster", "slower"),
-        _times(before.size_bytes, after.size_bytes, "smaller", "larger"),
+        times_text(before.latency_ms, after.latency_ms, "faster", "slower"),
+        times_text(before.latency_p90_ms, after.latency_p90_ms, "faster", "slower"),
+        times_text(before.size_bytes, after.size_bytes, "smaller", "larger"),
     )
     for (name, value), new, change in zip(
         _speed_and_size(before).items(), _speed_and_size(after).values(), changes, strict=True
@@ -112,7 +99,7 @@ def _formats(best: CompletedTrial) -> str:
 def _figures(result: TuningResult) -> Table:
     best = result.best
     after = best.measurement.metrics if best is not None else {}
-    table = _table("COCO figures", "FP32", *([_formats(best), "change"] if best is not None and after else []))
+    table = plain_table("COCO figures", "FP32", *([_formats(best), "change"] if best is not None and after else []))
     for name, value in result.baseline.metrics.items():
         new = [f"{after[name]:.4f}", f"{after[name] - value:+.4f}"] if name in after else []
         table.add_row(name, f"{value:.4f}", *new)
@@ -127,15 +114,17 @@ def _speed_and_size(measurement: Measurement) -> dict[str, str]:
     }
 
 
-def _times(before: float, after: float, gain: str, cost: str) -> str:
+def times_text(before: float, after: float, gain: str, cost: str) -> str:
+    """How many times less or more `after` is than `before`, as "2.00x faster"; nothing where either is 0."""
     if min(before, after) <= 0:
         return ""
     return f"{before / after:.2f}x {gain}" if after <= before else f"{after / before:.2f}x {cost}"
 
 
-def _table(first: str, *columns: str) -> Table:
+def plain_table(first: str, *columns: str) -> Table:
+    """A table without borders whose first column is text, and the others figures."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     return table
