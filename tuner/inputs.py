@@ -57,7 +57,12 @@ def open_inputs(
         if accuracy.dataset is None:
             raise ConfigError("evaluation.accuracy: no images: give a dataloader, an eval_func or --dataset_location")
         evaluation = _open(
-            accuracy.dataset, accuracy.anno_path, limit=None, skip_bad_records=skip_bad_records, cache_mb=cache_mb
+            accuracy.dataset,
+            accuracy.anno_path,
+            limit=None,
+            skip_bad_records=skip_bad_records,
+            cache_mb=cache_mb,
+            masks=accuracy.iou_type != "bbox",
         )
     source: DetectionDataset | QDataloader | None = q_dataloader
     if source is None and calibration.dataset is not None:
@@ -89,7 +94,13 @@ def _are_records(*datasets: DatasetConfig | None) -> bool:
 
 
 def _open(
-    dataset: DatasetConfig, anno_path: Path | None, *, limit: int | None, skip_bad_records: bool, cache_mb: int
+    dataset: DatasetConfig,
+    anno_path: Path | None,
+    *,
+    limit: int | None,
+    skip_bad_records: bool,
+    cache_mb: int,
+    masks: bool = False,
 ) -> DetectionDataset:
     """anno_path: the instances JSON of a folder of images, or the label map of records, where given apart."""
     source = dataset.source
@@ -104,6 +115,7 @@ def _open(
             skip_bad_records=skip_bad_records,
             cache_mb=cache_mb,
             threads=source.num_cores,
+            masks=masks,
         )
     return open_dataset(
         source.root,
@@ -112,4 +124,5 @@ def _open(
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
         threads=source.num_cores,
+        masks=masks,
     )

@@ -13,7 +13,7 @@ from tuner.criterion import judge, least_loss, outcome, pareto_front, passing_tr
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
-from tuner.evaluation.evaluator import EvalFunction
+from tuner.evaluation.evaluator import EvalFunction, measure_fully
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
@@ -129,7 +129,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     reason = _search(config, search, runner, meter, clock)
 
     leading = passing_trials(weights, criterion, baseline, study.trials)
-    best = leading[0] if leading else least_loss(criterion, study.trials)
+    best = leading[0] if leading else least_loss(criterion, baseline, study.trials)
     if best is None and reason == STOPPED:
         raise KeyboardInterrupt
     final = None
@@ -182,7 +182,7 @@ def evaluate(
         inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
     with clock.stage("evaluate"):
         image = next(calibration_images(inputs.calibration, 1))
-        return make_evaluator(config, inputs, image, clock.progress).evaluate(loaded, certify=lambda accuracy: True)
+        return measure_fully(make_evaluator(config, inputs, image, clock.progress), loaded)
 
 
 def benchmark(

@@ -1,7 +1,7 @@
 """The `evaluation` section: how accuracy and speed are measured."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,12 @@ class CocoMap(Section):
         default=None, description="the annotations; those of the dataset when not given"
     )
 
+    iou_type: Literal["bbox", "segm", "both"] = Field(
+        default="bbox",
+        alias="iouType",
+        description="what is compared: boxes, masks, or both, of which the one that loses more counts",
+    )
+
     refused: ClassVar = {
         "map_key": Refusal(
             "acceptance rests on mAP over IoU 0.50:0.95: remove it", (None, "DetectionBoxes_Precision/mAP")
@@ -84,6 +90,11 @@ class AccuracyConfig(Section):
     def anno_path(self) -> Path | None:
         """The annotations, where they are given apart from the dataset."""
         return self.metric.coco_map.anno_path if self.metric.coco_map is not None else None
+
+    @property
+    def iou_type(self) -> Literal["bbox", "segm", "both"]:
+        """What is compared."""
+        return self.metric.coco_map.iou_type if self.metric.coco_map is not None else "bbox"
 
     @model_validator(mode="after")
     def _one_metric(self) -> "AccuracyConfig":
