@@ -13,13 +13,14 @@ from tuner.criterion import judge, least_loss, outcome, pareto_front, passing_tr
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.data.dataset import open_dataset
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
+from tuner.errors import ConfigError
 from tuner.evaluation.evaluator import EvalFunction, measure_fully
 from tuner.evaluation.latency import LatencyFigures, measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_final, untried_proposals
 from tuner.foresight import Foreseer
-from tuner.inputs import first_image, open_inputs
+from tuner.inputs import first_image, open_inputs, with_labels
 from tuner.meter import Meter, apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
@@ -89,6 +90,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
         )
+        inputs = with_labels(config, inputs, model, clock.progress)
         images = list(calibration_images(inputs.calibration, max(config.quantization.calibration.sampling_sizes)))
         optimized = optimized_model(config, model, images)
         prepared = prepare(optimized.model)
@@ -147,7 +149,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         ),
         reason=reason,
         model=ModelFacts(job.input_model, model.sha256, model.inputs, model.outputs),
-        dataset=DatasetFacts(inputs.evaluation_identity, baseline.images),
+        dataset=DatasetFacts(inputs.evaluation_identity, baseline.images, config.evaluation.accuracy.labels),
         criterion=CriterionFacts(criterion.kind, criterion.limit, criterion.higher_is_better),
         baseline=baseline,
         best=best,
@@ -176,6 +178,8 @@ def evaluate(
     cache_mb: int = 512,
 ) -> Measurement:
     """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend."""
+    if config.evaluation.accuracy.labels == "model":
+        raise ConfigError("evaluation.accuracy.labels: got model; a model alone cannot be compared with itself")
     clock = Clock(progress or Silent())
     with clock.stage("load"):
         loaded = load_model(model, config.model.inputs, config.model.outputs)

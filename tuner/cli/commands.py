@@ -86,6 +86,10 @@ def tune(
         float | None,
         typer.Option("--confirm", metavar="SHARE", help="Share of the images kept from the search, to confirm it."),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="KIND", help="annotations, or model: what the float model finds is true."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="lowering, or inc for neural-compressor.")
     ] = None,
@@ -123,6 +127,7 @@ def tune(
         FlagSetting("--objective", "tuning.objective", objective, instead_of="multi_objectives"),
         FlagSetting("--alpha", "tuning.early_rejection_alpha", alpha),
         FlagSetting("--confirm", "tuning.confirm", confirm),
+        FlagSetting("--labels", "evaluation.accuracy.labels", labels),
         FlagSetting("--engine", "quantization.engine", engine),
         FlagSetting("--optimize-postprocess", "quantization.optimize_postprocess", optimize_postprocess),
     ]

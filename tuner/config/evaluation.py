@@ -79,6 +79,14 @@ class AccuracyConfig(Section):
         default=None,
         description="own extension: `package.module:name` of a function of the graph that gives its accuracy",
     )
+    labels: Literal["annotations", "model"] = Field(
+        default="annotations",
+        description="own extension: what is true of an image; model: what the float model itself finds there, so that "
+        "images need no annotations and mAP measures agreement",
+    )
+    label_score: float = Field(
+        default=0.3, gt=0, lt=1, description="own extension: the least score of what counts with labels: model"
+    )
     configs: ComputeConfig = Field(default_factory=ComputeConfig, description="how the measurement uses the processor")
     postprocess: Postprocess = Field(default_factory=Postprocess, description="steps between the model and the metric")
 
@@ -100,6 +108,8 @@ class AccuracyConfig(Section):
     def _one_metric(self) -> "AccuracyConfig":
         if self.eval_func is not None and self.metric.coco_map is not None:
             raise SettingError("got both metric and eval_func; expected one of them")
+        if self.eval_func is not None and self.labels == "model":
+            raise SettingError("got model with an eval_func, which has labels of its own", key="labels")
         return self
 
 

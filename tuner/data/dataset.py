@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.data.image_folder import find_images, read_images
 from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
 from tuner.data.record_files import find_record_files, read_record_files
@@ -91,6 +92,7 @@ def open_dataset(
     cache_mb: int = 512,
     threads: int = MOST_THREADS,
     masks: bool = False,
+    annotated: bool = True,
 ) -> DetectionDataset:
     """Open TFRecords of the Object Detection API, or images with a COCO instances JSON.
 
@@ -103,6 +105,7 @@ def open_dataset(
     decoded once now, so that the set does not shrink later.
     cache_mb: the memory in MiB for decoded images. threads: that decode images, at most.
     masks: whether the masks of the annotated objects are read, too; then each must have one.
+    annotated: False takes a folder of JPEG and PNG files without annotations, too.
 
     Raises DatasetError for a location that is none of these, an empty set, and, without `skip_bad_records`, the
     first bad record, image entry or annotation, naming index and key.
@@ -110,7 +113,11 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise DatasetError(f"{location}: limit: got {limit}; expected at least 1 image")
     store = ImageStore(cache_mb * 2**20)
-    categories, items = _open(location, image_dir, annotations, label_map, masks=masks)
+    images = [] if annotated or annotations or not location.is_dir() else _images_alone(location)
+    if images:
+        categories, items = None, read_images(images)
+    else:
+        categories, items = _open(location, image_dir, annotations, label_map, masks=masks)
     items = _refuse_repeated_ids(items)
     if skip_bad_records:
         items = map_ahead(lambda item: _refuse_undecodable(item, store), items)
@@ -161,6 +168,12 @@ def _open(
     instances = load_instances(path)
     images = folder / image_dir if image_dir else find_image_folder(instances)
     return frozenset(instances.categories), read_instances(instances, images, masks=masks)
+
+
+def _images_alone(folder: Path) -> list[Path]:
+    """The images of a folder that holds neither records nor an instances JSON."""
+    described = find_record_files(folder) or [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
+    return [] if described else find_images(folder)
 
 
 def _find_records(location: Path) -> tuple[Path, ...]:
