@@ -48,7 +48,8 @@ def main() -> None:
         told, true = losses(path, dataset, calibration, asked.plans, asked.score)
         kept = [f"{np.sum(true[told <= limit] <= limit)} of {np.sum(told <= limit)}" for limit in LIMITS]
         medians = f"{np.median(told):.2%} / {np.median(true):.2%}"
-        cells = [path.stem, str(asked.plans), f"{spearman(told, true):.2f}", f"{np.corrcoef(told, true)[0, 1]:.2f}", medians, *kept]
+        rho, correlation = spearman(told, true), np.corrcoef(told, true)[0, 1]
+        cells = [path.stem, str(asked.plans), f"{rho:.2f}", f"{correlation:.2f}", medians, *kept]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
