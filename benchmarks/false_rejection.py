@@ -18,6 +18,7 @@ import numpy as np
 
 from tuner.data.calibration import calibration_images
 from tuner.data.dataset import DetectionDataset, open_dataset
+from tuner.evaluation.coco_map import IouType
 from tuner.evaluation.early_rejection import RESAMPLES, EarlyRejection, LossLimit, paired_resamples
 from tuner.evaluation.evaluator import CocoEvaluator
 from tuner.evaluation.match_records import MatchRecords, mean_average_precision
@@ -84,7 +85,9 @@ def all_records(path: Path, dataset: DetectionDataset, calibration: Path, cache:
         for name, plan in {FLOAT: None, **plans(list(ops.names))}.items():
             graph = model if plan is None else quantize(model, plan, ranges)
             evaluator.evaluate(
-                graph, lambda accuracy: False, keep=lambda kept, to=files[name]: np.savez(to, **kept.to_arrays())
+                graph,
+                lambda accuracies: False,
+                keep=lambda kept, to=files[name]: np.savez(to, **kept[IouType.BBOX].to_arrays()),
             )
     return {name: read(file) for name, file in files.items()}
 

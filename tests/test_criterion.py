@@ -1,6 +1,7 @@
 """Which graphs are accepted, and when the search ends: tables of numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from tuner.criterion import (
     passes,
     passing_trials,
     relative_loss,
+    share_lost,
 )
 from tuner.errors import EvaluationError
 from tuner.precision import INT8, PrecisionPlan
@@ -131,7 +133,7 @@ def test_loss_counts_as_the_criterion_does() -> None:
 )
 def test_what_is_handed_over(criterion: AccuracyCriterion, trials: Sequence[Trial], best: int | None) -> None:
     passing = passing_trials(PERFORMANCE, criterion, BASELINE, [*trials, rejected(9)])
-    found = passing[0] if passing else least_loss(criterion, [*trials, rejected(9)])
+    found = passing[0] if passing else least_loss(criterion, BASELINE, [*trials, rejected(9)])
     assert (None if found is None else found.number) == best
 
 
@@ -201,3 +203,22 @@ def test_outcome(best: CompletedTrial | None, interrupted: bool, status: Status)
 def test_judge(timeout: float, max_trials: int, trials: int, search_s: float, reason: str | None) -> None:
     verdict = judge(ExitPolicy.model_validate({"timeout": timeout, "max_trials": max_trials}), trials, search_s)
     assert (verdict.stop, verdict.reason) == (reason is not None, reason or "the search goes on")
+
+
+def watching(bbox: float, segm: float) -> Measurement:
+    return replace(measured(bbox), watched={"bbox": bbox, "segm": segm})
+
+
+def test_of_several_figures_the_one_that_loses_most_counts() -> None:
+    baseline = watching(0.50, 0.20)
+    assert loss(RELATIVE, baseline, watching(0.50, 0.19)) == pytest.approx(0.05)
+    assert loss(RELATIVE, baseline, watching(0.45, 0.20)) == pytest.approx(0.1)
+    assert loss(ABSOLUTE, baseline, watching(0.48, 0.19)) == pytest.approx(0.02)
+    assert passes(RELATIVE, baseline, watching(0.496, 0.199))
+    assert not passes(RELATIVE, baseline, watching(0.60, 0.19))
+    pairs = [(0.6, 0.1), (0.5, 0.2)]
+    trials = [replace(completed(number, 0.5), measurement=watching(*pair)) for number, pair in enumerate(pairs)]
+    best = least_loss(RELATIVE, baseline, trials)
+    assert best is trials[1]
+    assert share_lost(RELATIVE, baseline, trials[0]) == pytest.approx(0.5)
+    assert share_lost(RELATIVE, watching(0.5, 0.0), trials[0]) is None

@@ -17,23 +17,24 @@ ALLOWED: dict[str, set[str]] = {
     "cache": set(),
     "precision": set(),
     "progress": set(),
-    "detections": set(),
+    "masks": set(),
+    "detections": {"masks"},
     "entry_point": set(),
     "trial": {"precision"},
     "config": {"precision"},
-    "model": {"config", "detections"},
-    "data": {"config", "detections"},
+    "model": {"config", "detections", "masks"},
+    "data": {"config", "detections", "masks"},
     "graph": {"model"},
     "quantization": {"cache", "precision", "model"},
     "search": {"config", "precision", "trial"},
-    "evaluation": {"data", "detections", "model", "trial"},
+    "evaluation": {"data", "detections", "masks", "model", "trial"},
     "criterion": {"config", "trial"},
     "study": {"precision", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "precision", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
     "untuned": {"config", "data", "graph", "model", "precision", "quantization"},
-    "inputs": {"config", "data", "entry_point", "evaluation"},
+    "inputs": {"config", "data", "entry_point", "evaluation", "model"},
     "trial_runner": {"engine", "model", "study", "trial"},
     "session": {"config", "inputs", "model", "quantization", "search"},
     "engine": {"cache", "config", "graph", "model", "precision", "quantization", "search", "trial"},
@@ -43,12 +44,13 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["foresight"].add("trial")
 # Whatever lies above the first level may tell its progress.
-for _room in set(ALLOWED) - {"errors", "files", "cache", "precision", "progress", "detections", "entry_point", "trial"}:
+_LOWEST = {"errors", "files", "cache", "precision", "progress", "masks", "detections", "entry_point", "trial"}
+for _room in set(ALLOWED) - _LOWEST:
     ALLOWED[_room].add("progress")
-ALLOWED["pipeline"] = set(ALLOWED)
+ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
-    *("config", "data", "export", "graph", "inputs", "model", "pipeline", "precision", "progress", "report"),
+    *("config", "data", "export", "graph", "inputs", "measure", "model", "pipeline", "precision", "progress", "report"),
     *("summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}
@@ -59,7 +61,7 @@ _TENSORFLOW_ROOMS = ("model/", "data/", "graph/", "quantization/", "export/")
 DOORS: dict[str, tuple[str, ...]] = {
     "neural_compressor": ("quantization/inc_adapter.py",),
     "optuna": ("search/", "search.py", "study/", "study.py"),
-    "pycocotools": ("evaluation/coco_map.py",),
+    "pycocotools": ("evaluation/coco_map.py", "masks.py"),
     "faster_coco_eval": ("evaluation/coco_map.py",),
     "tensorflow": _TENSORFLOW_ROOMS,
     "keras": _TENSORFLOW_ROOMS,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,11 +20,12 @@ from tuner.data.images import decode_image
 from tuner.errors import ConfigError, EvaluationError, ModelError, TunerError
 from tuner.evaluation import early_rejection
 from tuner.evaluation.evaluator import CocoEvaluator
+from tuner.measure import evaluate
 from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
-from tuner.pipeline import TuningJob, evaluate, tune
+from tuner.pipeline import TuningJob, tune
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.report.result import TuningResult
 from tuner.trial import CompletedTrial, RejectedTrial
@@ -656,3 +658,28 @@ def test_evaluating_needs_detection_outputs(make_job: MakeJob, files: Path, tmp_
     (tmp_path / "boxes.pb").write_bytes(model.graph_def.SerializeToString())
     with pytest.raises(ModelError, match="no detection outputs"):
         evaluate(make_job().config, tmp_path / "boxes.pb")
+
+
+def test_images_without_annotations_are_tuned_on_what_the_float_model_finds(
+    make_job: MakeJob, files: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "unlabelled"
+    shutil.copytree(files / "images", images)
+    for kind, root in (("COCORecord", images), ("COCORaw", images)):
+        accuracy = {"dataloader": {"dataset": {kind: {"root": str(root)}}}, "labels": "model", "label_score": 0.2}
+        job = make_job(accuracy=accuracy, workspace=tmp_path / kind)
+        result = tune(job)
+        assert result.status is Status.ACCEPTED
+        assert result.baseline.accuracy == pytest.approx(1)
+        assert result.best is not None
+        assert 0.7 <= result.best.measurement.accuracy < 1
+        assert result_of(job)["dataset"]["labels"] == "model"
+    # The float model's last bits are no part of what a run is.
+    assert tune(replace(job, resume=True)).trials == result.trials
+
+
+def test_a_model_alone_is_not_compared_with_itself(make_job: MakeJob, files: Path) -> None:
+    dataloader = {"dataset": {"COCORaw": {"root": str(files / "instances.json")}}}
+    job = make_job(accuracy={"dataloader": dataloader, "labels": "model"})
+    with pytest.raises(ConfigError, match=r"labels: got model; a model alone cannot be compared with itself"):
+        evaluate(job.config, job.input_model)

@@ -39,17 +39,20 @@ def relative_loss(baseline: float, accuracy: float, *, higher_is_better: bool = 
 
 def share_lost(criterion: AccuracyCriterion, baseline: Measurement, best: CompletedTrial | None) -> float | None:
     """The relative loss of `best`, whatever the criterion counts; None without one, or for a baseline of zero."""
-    if best is None or baseline.accuracy == 0:
+    if best is None or 0 in _watched(baseline):
         return None
-    return relative_loss(baseline.accuracy, best.measurement.accuracy, higher_is_better=criterion.higher_is_better)
+    return _worst_share(criterion, baseline, best.measurement)
 
 
 def loss(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> float:
-    """What a graph loses, as the criterion counts: a share of the baseline, or in the metric's own unit."""
-    better = criterion.higher_is_better
+    """What a graph loses, as the criterion counts: a share of the baseline, or in the metric's own unit.
+
+    Of several figures that are watched, what the worst one loses.
+    """
     if criterion.kind == "relative":
-        return relative_loss(baseline.accuracy, measurement.accuracy, higher_is_better=better)
-    return _loss(baseline.accuracy, measurement.accuracy, higher_is_better=better)
+        return _worst_share(criterion, baseline, measurement)
+    pairs = zip(_watched(baseline), _watched(measurement), strict=True)
+    return max(_loss(before, after, higher_is_better=criterion.higher_is_better) for before, after in pairs)
 
 
 def passes(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> bool:
@@ -70,9 +73,7 @@ def cost(
         Objective.PERFORMANCE: lambda: measurement.latency_ms / baseline.latency_ms,
         Objective.FOOTPRINT: lambda: measurement.memory_bytes / max(baseline.memory_bytes, 1),
         Objective.MODELSIZE: lambda: measurement.size_bytes / baseline.size_bytes,
-        Objective.ACCURACY: lambda: (
-            1 + relative_loss(baseline.accuracy, measurement.accuracy, higher_is_better=criterion.higher_is_better)
-        ),
+        Objective.ACCURACY: lambda: 1 + _worst_share(criterion, baseline, measurement),
     }
     return sum(weight * shares[objective]() for objective, weight in weights.items())
 
@@ -89,11 +90,10 @@ def passing_trials(
     return sorted(passing, key=lambda trial: cost(weights, criterion, baseline, trial.measurement))
 
 
-def least_loss(criterion: AccuracyCriterion, trials: Sequence[Trial]) -> CompletedTrial | None:
+def least_loss(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequence[Trial]) -> CompletedTrial | None:
     """The trial that loses least, whether it passes or not; None where none was completed."""
     completed = [trial for trial in trials if isinstance(trial, CompletedTrial)]
-    sign = 1 if criterion.higher_is_better else -1
-    return max(completed, key=lambda trial: sign * trial.measurement.accuracy, default=None)
+    return min(completed, key=lambda trial: loss(criterion, baseline, trial.measurement), default=None)
 
 
 def pareto_front(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequence[Trial]) -> list[CompletedTrial]:
@@ -133,6 +133,15 @@ def judge(policy: ExitPolicy, trials: int, search_s: float) -> Verdict:
     if trials >= policy.max_trials:
         return Verdict(True, f"the limit of {policy.max_trials} trials is reached")
     return Verdict(False, "the search goes on")
+
+
+def _watched(measurement: Measurement) -> Sequence[float]:
+    return list(measurement.watched.values()) or [measurement.accuracy]
+
+
+def _worst_share(criterion: AccuracyCriterion, baseline: Measurement, measurement: Measurement) -> float:
+    pairs = zip(_watched(baseline), _watched(measurement), strict=True)
+    return max(relative_loss(before, after, higher_is_better=criterion.higher_is_better) for before, after in pairs)
 
 
 def _loss(baseline: float, accuracy: float, *, higher_is_better: bool) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import EvaluationError
+from tuner.masks import Masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +16,13 @@ class Detections:
     boxes: [N, 4] float32, ymin xmin ymax xmax, 0..1 of the image's height and width.
     scores: [N] float32, 0..1.
     category_ids: [N] int64, the dataset's own ids.
+    masks: of the N objects, where they are asked for.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     category_ids: NDArray[np.int64]
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -28,6 +31,8 @@ class Detections:
             raise EvaluationError(
                 f"detections need boxes [N, 4], scores [N] and classes [N]; got shapes {list(map(list, shapes))}"
             )
+        if self.masks is not None and len(self.masks) != count:
+            raise EvaluationError(f"detections need a mask each; got {len(self.masks)} masks of {count} objects")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -41,12 +46,14 @@ class GroundTruth:
     category_ids: [N] int64, the dataset's own ids.
     is_crowd: [N] bool; a crowd region neither rewards nor punishes a detection.
     areas_px: [N] float64, the object's area in square pixels (of its mask where there is one).
+    masks: of the N objects, where they are asked for.
     """
 
     boxes: NDArray[np.float64]
     category_ids: NDArray[np.int64]
     is_crowd: NDArray[np.bool_]
     areas_px: NDArray[np.float64]
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.category_ids)

@@ -107,7 +107,8 @@ def choose_final(
             continue  # accuracy or memory turned out to cost more than was assumed
         if passes(criterion, baseline, trial.measurement) and meter.confirm(candidate.graph):
             return _final(baseline, tried[trial.number], first, rewritten_ms)
-    best = least_loss(criterion, [candidate.trial for candidate in tried.values() if candidate.trial is not None])
+    trials = [candidate.trial for candidate in tried.values() if candidate.trial is not None]
+    best = least_loss(criterion, baseline, trials)
     return _final(baseline, tried[leading[0].number if best is None else best.number], first, rewritten_ms)
 
 

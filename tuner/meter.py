@@ -15,8 +15,9 @@ from tuner.config import ComputeConfig, Objective, TuningConfig
 from tuner.criterion import cost, loss, passes
 from tuner.data.dataset import DetectionDataset
 from tuner.errors import ConfigError, EvaluationError
+from tuner.evaluation.coco_map import IouType
 from tuner.evaluation.early_rejection import EarlyRejection, LossInterval, LossLimit, loss_interval
-from tuner.evaluation.evaluator import CocoEvaluator, Evaluator, FunctionEvaluator
+from tuner.evaluation.evaluator import CocoEvaluator, Evaluator, FunctionEvaluator, measure_fully
 from tuner.evaluation.footprint import measure_footprint
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_models
 from tuner.evaluation.match_records import MatchRecords
@@ -31,6 +32,10 @@ _log = logging.getLogger(__name__)
 # Graphs are timed side by side for about so long, from at least and at most so many runs each.
 COMPARISON_S = 10.0
 FEWEST_COMPARED, MOST_COMPARED = 5, 100
+
+
+_Records = Mapping[IouType, MatchRecords]
+_CACHED_AS = {IouType.BBOX: "detections", IouType.SEGM: "masks"}
 
 
 class Meter:
@@ -61,7 +66,7 @@ class Meter:
         self._evaluator = make_evaluator(config, inputs, image, progress, searched)
         self._confirmer = None if kept_back is None else make_evaluator(config, inputs, image, progress, kept_back)
         self._finds_matches = inputs.evaluation is not None
-        self._records: MatchRecords | None = None
+        self._records: _Records = {}
         self._kept_back_baseline: Measurement | None = None
         self.baseline: Measurement
         self.confirmations: dict[str, Confirmation] = {}
@@ -76,35 +81,34 @@ class Meter:
         loss(self._criterion, self.baseline, self.baseline)
         if self._confirmer is not None:
             # Now, so that images that can confirm nothing are told before the search.
-            self._kept_back_baseline = self._confirmer.evaluate(model, lambda accuracy: True)
+            self._kept_back_baseline = measure_fully(self._confirmer, model)
             loss(self._criterion, self._kept_back_baseline, self._kept_back_baseline)
         return self.baseline
 
     def _measured_baseline(self, model: DetectionModel, known: Measurement | None) -> Measurement:
         if not self._finds_matches:
             # Nobody knows what else a user's function depends on.
-            return known or self._with_memory(model, self._evaluator.evaluate(model, lambda accuracy: True))
+            return known or self._with_memory(model, measure_fully(self._evaluator, model))
         dependencies = self._dependencies(model.sha256)
         kept = self._cache.read_json("baseline", dependencies)
-        arrays = self._cache.read_arrays("detections", dependencies)
-        if arrays is not None and (known is not None or kept is not None):
-            self._records = MatchRecords.from_arrays(arrays)
+        records = self._read_records(dependencies)
+        if records and (known is not None or kept is not None):
+            self._records = records
             return self._with_memory(model, known or Measurement.from_json(kept))
-        measured = self._evaluator.evaluate(model, lambda accuracy: True, keep=self._keep_baseline)
+        measured = measure_fully(self._evaluator, model, self._keep_baseline)
         measured = known or self._with_memory(model, measured)
         self._cache.write_json("baseline", dependencies, measured.to_json())
-        if self._records is not None:
-            self._cache.write_arrays("detections", dependencies, self._records.to_arrays())
+        self._write_records(dependencies, self._records)
         return measured
 
     def measure(self, graph: DetectionModel) -> Measurement | Rejection:
         """Measure a graph in full, or until it is plain that it cannot meet the criterion."""
-        kept: list[MatchRecords] = []
-        found = self._evaluator.evaluate(graph, self._certifies, self._early_rejection(), kept.append)
+        kept: list[_Records] = []
+        found = self._evaluator.evaluate(graph, self._certifies, self._rejections(), kept.append)
         if isinstance(found, Rejection):
             return found
         if kept and passes(self._criterion, self.baseline, found):
-            self._cache.write_arrays("detections", self._dependencies(graph.sha256), kept[0].to_arrays())
+            self._write_records(self._dependencies(graph.sha256), kept[0])
         return self._with_memory(graph, found)
 
     def confirm(self, graph: DetectionModel) -> bool:
@@ -113,7 +117,7 @@ class Meter:
         if self._confirmer is None or before is None:
             return True
         try:
-            after = self._confirmer.evaluate(graph, lambda accuracy: True)
+            after = measure_fully(self._confirmer, graph)
         except EvaluationError as error:
             _log.warning("a graph is not confirmed: %s", error)
             return False
@@ -142,23 +146,48 @@ class Meter:
         return Outcome(math.inf, math.inf, math.inf)
 
     def loss_interval(self, graph_sha256: str) -> LossInterval | None:
-        """Between which bounds a graph's loss would lie on other images; None where its matches were not kept."""
-        arrays = self._cache.read_arrays("detections", self._dependencies(graph_sha256), always=True)
-        if arrays is None or self._records is None:
-            return None
-        return loss_interval(self._records, MatchRecords.from_arrays(arrays), self._criterion.kind)
+        """Between which bounds a graph's loss would lie on other images; None where its matches were not kept.
 
-    def _early_rejection(self) -> EarlyRejection | None:
+        Of boxes and masks, the one that loses more.
+        """
+        found = self._read_records(self._dependencies(graph_sha256), always=True)
+        intervals = [
+            loss_interval(before, found[iou_type], self._criterion.kind)
+            for iou_type, before in self._records.items()
+            if iou_type in found
+        ]
+        return max(intervals, key=lambda interval: interval.loss, default=None)
+
+    def _rejections(self) -> Mapping[IouType, EarlyRejection]:
         alpha = self._config.tuning.early_rejection_alpha
-        if self._records is None or alpha == 0 or not self._criterion.higher_is_better:
-            return None
-        return EarlyRejection(self._records, LossLimit(self._criterion.kind, self._criterion.limit), alpha)
+        if not self._records or alpha == 0 or not self._criterion.higher_is_better:
+            return {}
+        limit = LossLimit(self._criterion.kind, self._criterion.limit)
+        # Boxes and masks share it: a plan that keeps the limit may be dropped for either.
+        share = alpha / len(self._records)
+        return {iou_type: EarlyRejection(records, limit, share) for iou_type, records in self._records.items()}
 
-    def _certifies(self, accuracy: float) -> bool:
-        return passes(self._criterion, self.baseline, replace(self.baseline, accuracy=accuracy))
+    def _certifies(self, accuracies: Mapping[IouType, float]) -> bool:
+        watched = {one.value: accuracy for one, accuracy in accuracies.items()} if len(accuracies) > 1 else {}
+        measured = replace(self.baseline, accuracy=next(iter(accuracies.values())), watched=watched)
+        return passes(self._criterion, self.baseline, measured)
 
-    def _keep_baseline(self, records: MatchRecords) -> None:
+    def _keep_baseline(self, records: _Records) -> None:
         self._records = records
+
+    def _read_records(self, dependencies: Sequence[str], *, always: bool = False) -> _Records:
+        """Those of all that is compared, or none."""
+        found = {
+            iou_type: self._cache.read_arrays(_CACHED_AS[iou_type], dependencies, always=always)
+            for iou_type in iou_types(self._config)
+        }
+        if any(arrays is None for arrays in found.values()):
+            return {}
+        return {one: MatchRecords.from_arrays(arrays) for one, arrays in found.items() if arrays is not None}
+
+    def _write_records(self, dependencies: Sequence[str], records: _Records) -> None:
+        for iou_type, of_type in records.items():
+            self._cache.write_arrays(_CACHED_AS[iou_type], dependencies, of_type.to_arrays())
 
     def _with_memory(self, graph: DetectionModel, measured: Measurement) -> Measurement:
         if Objective.FOOTPRINT not in self._config.tuning.weights or measured.memory_bytes:
@@ -208,7 +237,13 @@ def make_evaluator(
         raise ValueError("inputs have neither an evaluation set nor an eval_func")
     # Whoever asks for threads asks for one session of them.
     instances = compute.num_of_instance or (1 if any(threads) else 0)
-    return CocoEvaluator(images, progress, *threads, instances=instances)
+    return CocoEvaluator(images, progress, *threads, instances=instances, iou_types=iou_types(config))
+
+
+def iou_types(config: TuningConfig) -> tuple[IouType, ...]:
+    """What the criterion compares: boxes, masks, or both."""
+    asked = config.evaluation.accuracy.iou_type
+    return tuple(IouType) if asked == "both" else (IouType(asked),)
 
 
 def timed_in_turns(

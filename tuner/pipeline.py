@@ -2,28 +2,23 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from tuner.cache import Cache
 from tuner.config import TuningConfig, pinned_yaml
 from tuner.criterion import judge, least_loss, outcome, pareto_front, passing_trials, share_lost
 from tuner.data.calibration import QDataloader, calibration_images
-from tuner.data.dataset import open_dataset
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
 from tuner.evaluation.evaluator import EvalFunction
-from tuner.evaluation.latency import measure_models
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_final, untried_proposals
 from tuner.foresight import Foreseer
-from tuner.inputs import first_image, open_inputs
-from tuner.meter import Meter, apply_compute, make_evaluator
+from tuner.inputs import open_inputs, with_labels
+from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
-from tuner.model.runner import allow_xla_on_cpu, grey_image
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
@@ -37,12 +32,11 @@ from tuner.report.result import (
     result_json,
     still_in_float,
 )
-from tuner.report.speed import TimedRun
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
 from tuner.session import environment, hash_images, identity, storage_url
 from tuner.study import open_study
-from tuner.trial import CompletedTrial, Measurement
+from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
 
 STOPPED = "stopped by Ctrl-C; --resume goes on from here"
@@ -91,6 +85,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
         )
+        inputs = with_labels(config, inputs, model, clock.progress)
         images = list(calibration_images(inputs.calibration, max(config.quantization.calibration.sampling_sizes)))
         optimized = optimized_model(config, model, images)
         prepared = prepare(optimized.model)
@@ -131,7 +126,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     reason = _search(config, search, runner, meter, clock)
 
     leading = passing_trials(weights, criterion, baseline, study.trials)
-    best = leading[0] if leading else least_loss(criterion, study.trials)
+    best = leading[0] if leading else least_loss(criterion, baseline, study.trials)
     if best is None and reason == STOPPED:
         raise KeyboardInterrupt
     final = None
@@ -149,7 +144,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         ),
         reason=reason,
         model=ModelFacts(job.input_model, model.sha256, model.inputs, model.outputs),
-        dataset=DatasetFacts(inputs.evaluation_identity, baseline.images),
+        dataset=DatasetFacts(inputs.evaluation_identity, baseline.images, config.evaluation.accuracy.labels),
         criterion=CriterionFacts(criterion.kind, criterion.limit, criterion.higher_is_better),
         baseline=baseline,
         best=best,
@@ -167,66 +162,6 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     )
     write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
     return result
-
-
-def evaluate(
-    config: TuningConfig,
-    model: Path,
-    progress: Progress | None = None,
-    *,
-    skip_bad_records: bool = False,
-    cache_mb: int = 512,
-) -> Measurement:
-    """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend."""
-    clock = Clock(progress or Silent())
-    with clock.stage("load"):
-        loaded = load_model(model, config.model.inputs, config.model.outputs)
-        inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
-    with clock.stage("evaluate"):
-        image = next(calibration_images(inputs.calibration, 1))
-        return make_evaluator(config, inputs, image, clock.progress).evaluate(loaded, certify=lambda accuracy: True)
-
-
-def benchmark(
-    config: TuningConfig | None,
-    models: Sequence[Path],
-    *,
-    dataset_location: Path | None,
-    batch_sizes: Sequence[int],
-    warmup: int,
-    iterations: int,
-    threads: int,
-    instances: int,
-    xla: bool,
-) -> list[TimedRun]:
-    """Time models of any format in turns, on batches of each size: the first image of a data set, repeated.
-
-    The data set is the one at dataset_location, else the settings', else a grey picture. xla: also each run once more,
-    compiled. threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
-    """
-    if xla:
-        allow_xla_on_cpu()
-    loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
-    image = grey_image(loaded[0])
-    if dataset_location is not None:
-        image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
-    elif config is not None:
-        image = first_image(config.evaluation.performance.dataset or config.evaluation.accuracy.dataset, image)
-    kinds = [(model.name, compiled) for model in models for compiled in ((False, True) if xla else (False,))]
-    found = []
-    for batch_size in batch_sizes:
-        figures = measure_models(
-            loaded,
-            np.repeat(image[np.newaxis], batch_size, axis=0),
-            threads=threads,
-            inter_threads=0 if config is None else apply_compute(config.evaluation.performance.configs)[1],
-            instances=instances,
-            warmup=warmup,
-            iterations=iterations,
-            xla=xla,
-        )
-        found += [TimedRun(*kind, batch_size, **asdict(one)) for kind, one in zip(kinds, figures, strict=True)]
-    return found
 
 
 def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Meter, clock: Clock) -> str:

@@ -49,6 +49,7 @@ class Measurement:
 
     accuracy: the criterion's metric as a fraction (mAP 0.231, not 23.1).
     metrics: every figure by name; the twelve COCO figures for a detection metric.
+    watched: the figures that the criterion watches, by name, where they are more than `accuracy`, which is the first.
     images: how many images it rests on; 0 where a user's eval_func does not say.
     latency_ms, latency_p90_ms: median and 90th percentile of one batch-1 run. size_bytes: of the frozen graph.
     memory_bytes: what loading and running it takes at most; 0 where nobody asked.
@@ -63,6 +64,7 @@ class Measurement:
     elapsed_s: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: int = 0
+    watched: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as a JSON object."""

@@ -87,6 +87,7 @@ class FakePipeline:
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
     monkeypatch.setattr(tuner, "pipeline", fake, raising=False)
+    monkeypatch.setattr(tuner, "measure", fake, raising=False)
     return fake
 
 

@@ -383,3 +383,60 @@ def test_a_file_without_read_permission_is_named(record_file: Path) -> None:
         pytest.skip("this user may read everything")
     with pytest.raises(DatasetError, match=r"set.record: cannot be read"):
         open_dataset(record_file)
+
+
+# Masks
+
+
+def png(mask: np.ndarray) -> bytes:
+    encoded: bytes = tf.io.encode_png(mask[:, :, np.newaxis].astype(np.uint8)).numpy()
+    return encoded
+
+
+def two_masks() -> list[np.ndarray]:
+    masks = np.zeros((2, 24, 32), bool)
+    masks[0, 6:18, 16:32] = masks[1, :12, :16] = True
+    return list(masks)
+
+
+def test_masks_of_records_are_read_when_they_are_asked_for(tmp_path: Path, annotated: Annotated) -> None:
+    masks = two_masks()
+    write_records(tmp_path / "set.record", [annotated(1, masks=tuple(map(png, masks)))])
+    plain, masked = open_dataset(tmp_path / "set.record"), open_dataset(tmp_path / "set.record", masks=True)
+    assert plain.entries[0].ground_truth.masks is None
+    found = masked.entries[0].ground_truth.masks
+    assert found is not None
+    assert [found.decode(index).tolist() for index in range(2)] == [mask.tolist() for mask in masks]
+    assert plain.sha256 != masked.sha256
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ((), "image/object/mask: 0 masks for 2 boxes"),
+        ((b"mask", b"mask"), "image/object/mask: is no PNG file"),
+        ((png(np.zeros((24, 31))),) * 2, r"image/object/mask: got a mask of \(24, 31\); the image is \(24, 32\)"),
+    ],
+)
+def test_records_with_unusable_masks(
+    tmp_path: Path, annotated: Annotated, masks: tuple[bytes, ...], message: str
+) -> None:
+    write_records(tmp_path / "set.record", [annotated(1, masks=masks)])
+    with pytest.raises(DatasetError, match=f"record 0: {message}"):
+        open_dataset(tmp_path / "set.record", masks=True)
+
+
+def test_masks_of_a_json_are_read_when_they_are_asked_for(
+    tmp_path: Path, coco_table: Table, write_coco: WriteCoco
+) -> None:
+    for annotation in coco_table["annotations"]:
+        annotation["segmentation"] = [[0, 0, 4, 0, 4, 3, 0, 3]]
+    path = write_coco(tmp_path, coco_table)
+    assert all(entry.ground_truth.masks is None for entry in open_dataset(path).entries)
+    masks = [entry.ground_truth.masks for entry in open_dataset(path, masks=True).entries]
+    assert [area for mask in masks if mask is not None for area in mask.areas_px] == [12] * len(
+        coco_table["annotations"]
+    )
+    coco_table["annotations"][0]["segmentation"] = [[0, 0]]
+    with pytest.raises(DatasetError, match=r"annotations\[0\]: segmentation: got \[\[0, 0\]\]; expected polygons"):
+        open_dataset(write_coco(tmp_path, coco_table), masks=True)

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from tuner.detections import Detections, GroundTruth
 from tuner.errors import EvaluationError
-from tuner.evaluation.coco_map import COCO_FIGURES, CocoBackend, ImageTruth, coco_metrics
+from tuner.evaluation.coco_map import COCO_FIGURES, CocoBackend, ImageTruth, IouType, coco_metrics, match_image
+from tuner.evaluation.match_records import match_records, mean_average_precision
+from tuner.masks import Masks, paste_masks
 
 HEIGHT, WIDTH = 120, 160
 
@@ -166,3 +169,45 @@ def test_real_annotations_give_what_pycocotools_gives_from_the_file(assets: Path
     for backend in CocoBackend:
         figures = coco_metrics(truths, detections, backend).figures
         assert list(figures.values()) == pytest.approx(evaluation.stats.tolist(), abs=1e-9), backend
+
+
+def with_random_masks(truths: list[ImageTruth], detections: list[Detections], seed: int):
+    """Blobs within the boxes, those of detections like those of objects."""
+    rng = np.random.default_rng(seed)
+
+    def blobs(boxes: np.ndarray) -> Masks:
+        return paste_masks(rng.random((len(boxes), 5, 5)).astype(np.float32), boxes.astype(np.float32), HEIGHT, WIDTH)
+
+    masked = [
+        replace(one, ground_truth=replace(one.ground_truth, masks=blobs(one.ground_truth.boxes))) for one in truths
+    ]
+    return masked, [replace(one, masks=blobs(one.boxes)) for one in detections]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_evaluators_agree_on_masks(seed: int) -> None:
+    truths, detections = with_random_masks(*random_scene(seed), seed)
+    fast = coco_metrics(truths, detections, CocoBackend.FASTER, IouType.SEGM)
+    official = coco_metrics(truths, detections, CocoBackend.PYCOCOTOOLS, IouType.SEGM)
+    assert fast.figures == pytest.approx(official.figures, abs=1e-12)
+    boxes = coco_metrics(truths, detections, CocoBackend.PYCOCOTOOLS)
+    assert official.figures["mAP"] != boxes.figures["mAP"]
+
+
+def test_masks_that_are_equal_are_found_whatever_the_boxes() -> None:
+    truths, detections = [truth([[0, 0, 60, 60]], [1])], [found([[0, 0, 100, 150]], [1], [0.9])]
+    masks = paste_masks(np.ones((1, 3, 3), np.float32), truths[0].ground_truth.boxes.astype(np.float32), HEIGHT, WIDTH)
+    truths = [replace(truths[0], ground_truth=replace(truths[0].ground_truth, masks=masks))]
+    detections = [replace(detections[0], masks=masks)]
+    assert coco_metrics(truths, detections, CocoBackend.FASTER, IouType.SEGM).figures["mAP"] == pytest.approx(1)
+    assert coco_metrics(truths, detections, CocoBackend.FASTER).figures["mAP"] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_of_masks_give_the_same_map(seed: int) -> None:
+    truths, detections = with_random_masks(*random_scene(seed), seed)
+    categories = {i for one in truths for i in one.ground_truth.category_ids.tolist()}
+    matches = [match_image(t, d, categories, IouType.SEGM) for t, d in zip(truths, detections, strict=True)]
+    records = match_records([one.image_id for one in truths], categories, matches)
+    official = coco_metrics(truths, detections, CocoBackend.PYCOCOTOOLS, IouType.SEGM).figures["mAP"]
+    assert mean_average_precision(records, np.ones((1, len(truths)))) == pytest.approx([official], abs=1e-12)

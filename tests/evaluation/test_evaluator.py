@@ -1,6 +1,7 @@
 """Measuring graphs: with COCO mAP on a made-up set, and with a user's function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from tuner.data.images import Entry
 from tuner.detections import GroundTruth
 from tuner.errors import EvaluationError, ModelError
 from tuner.evaluation import evaluator
-from tuner.evaluation.coco_map import CocoBackend, coco_metrics
+from tuner.evaluation.coco_map import CocoBackend, IouType, coco_metrics
 from tuner.evaluation.early_rejection import EarlyRejection, LossLimit
 from tuner.evaluation.evaluator import CocoEvaluator, FunctionEvaluator
 from tuner.evaluation.match_records import MatchRecords, mean_average_precision
+from tuner.masks import paste_masks
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.progress import Silent
 from tuner.trial import Measurement, Rejection
@@ -66,15 +68,15 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> list[CocoBackend]:
     """Which implementations were asked, in order."""
     asked: list[CocoBackend] = []
 
-    def recorded(truths: Any, detections: Any, backend: CocoBackend = CocoBackend.FASTER) -> Any:
+    def recorded(truths: Any, detections: Any, backend: CocoBackend, iou_type: IouType) -> Any:
         asked.append(backend)
-        return coco_metrics(truths, detections, backend)
+        return coco_metrics(truths, detections, backend, iou_type)
 
     monkeypatch.setattr(evaluator, "coco_metrics", recorded)
     return asked
 
 
-def never(accuracy: float) -> bool:
+def never(accuracies: Mapping[IouType, float]) -> bool:
     return False
 
 
@@ -94,9 +96,9 @@ def test_certified_figures_come_from_the_authority_and_are_the_same(
     model = make_model(BOXES + np.array([0, 0, -0.1, 0.08]))
     told = []
     quick = CocoEvaluator(dataset, Silent()).evaluate(model, never)
-    certified = CocoEvaluator(dataset, Silent()).evaluate(model, lambda accuracy: bool(told.append(accuracy)) or True)
+    certified = CocoEvaluator(dataset, Silent()).evaluate(model, lambda found: bool(told.append(found)) or True)
     assert backends == [CocoBackend.FASTER, CocoBackend.PYCOCOTOOLS]
-    assert told == pytest.approx([quick.accuracy], abs=1e-12)
+    assert told == [{IouType.BBOX: pytest.approx(quick.accuracy, abs=1e-12)}]
     assert 0 < certified.accuracy < 1
     assert certified.metrics == pytest.approx(quick.metrics, abs=1e-12)
 
@@ -118,16 +120,16 @@ def test_every_image_is_counted_by_the_progress_in_an_order_that_is_always_the_s
     for boxes in (BOXES, BOXES / 2):
         CocoEvaluator(dataset, progress).evaluate(make_model(boxes), never, keep=kept.append)
     assert progress.counted == [(3, "evaluate")] * 6
-    first, second = (records.image_ids.tolist() for records in kept)
+    first, second = (records[IouType.BBOX].image_ids.tolist() for records in kept)
     assert first == second
     assert sorted(first) == [2, 4, 9]
 
 
 def records_of(dataset: DetectionDataset, model: DetectionModel) -> MatchRecords:
-    kept: list[MatchRecords] = []
+    kept: list[Mapping[IouType, MatchRecords]] = []
     CocoEvaluator(dataset, Silent()).evaluate(model, never, keep=kept.append)
     (records,) = kept
-    return records
+    return records[IouType.BBOX]
 
 
 def test_records_of_a_full_evaluation_are_handed_over(dataset: DetectionDataset) -> None:
@@ -142,7 +144,8 @@ def test_records_of_a_full_evaluation_are_handed_over(dataset: DetectionDataset)
 def test_a_hopeless_graph_is_dropped_at_the_first_look(dataset: DetectionDataset, changes: dict[str, Any]) -> None:
     policy = EarlyRejection(records_of(dataset, make_model()), LossLimit("relative", 0.01), looks=(1, 2))
     progress, kept = Counting(), []
-    rejected = CocoEvaluator(dataset, progress).evaluate(make_model(**changes), never, policy, kept.append)
+    model, rules = make_model(**changes), {IouType.BBOX: policy}
+    rejected = CocoEvaluator(dataset, progress).evaluate(model, never, rules, kept.append)
     assert isinstance(rejected, Rejection)
     assert (rejected.images, rejected.look, rejected.loss, rejected.alpha_spent) == (1, 1, 1.0, 0.005)
     assert rejected.elapsed_s > 0
@@ -152,15 +155,16 @@ def test_a_hopeless_graph_is_dropped_at_the_first_look(dataset: DetectionDataset
 
 def test_a_good_graph_is_measured_in_full_at_whatever_looks(dataset: DetectionDataset) -> None:
     policy = EarlyRejection(records_of(dataset, make_model()), LossLimit("absolute", 0.0), alpha=0.49, looks=(1, 2))
-    measured = CocoEvaluator(dataset, Silent()).evaluate(make_model(), never, policy)
+    measured = CocoEvaluator(dataset, Silent()).evaluate(make_model(), never, {IouType.BBOX: policy})
     assert isinstance(measured, Measurement)
     assert (measured.accuracy, measured.images) == (pytest.approx(1), 3)
 
 
 def test_a_function_drops_nothing(dataset: DetectionDataset) -> None:
     policy = EarlyRejection(records_of(dataset, make_model()), LossLimit("relative", 0.01), looks=(1, 2))
-    kept: list[MatchRecords] = []
-    measured = FunctionEvaluator(lambda graph_def: 0.0, IMAGE).evaluate(make_model(), never, policy, kept.append)
+    kept: list[Any] = []
+    judge, rules = FunctionEvaluator(lambda graph_def: 0.0, IMAGE), {IouType.BBOX: policy}
+    measured = judge.evaluate(make_model(), never, rules, kept.append)
     assert (measured.accuracy, kept) == (0.0, [])
 
 
@@ -238,3 +242,52 @@ def test_ctrl_c_in_a_function_is_not_a_fault_of_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         FunctionEvaluator(eval_func, IMAGE).evaluate(make_model(), never)
+
+
+def with_masks(dataset: DetectionDataset) -> DetectionDataset:
+    """The same images, every object as large as its box."""
+    whole = paste_masks(np.ones((3, 5, 5), np.float32), BOXES.astype(np.float32), 24, 32)
+    return replace(
+        dataset,
+        entries=tuple(replace(one, ground_truth=replace(one.ground_truth, masks=whole)) for one in dataset.entries),
+    )
+
+
+def half_masks() -> Any:
+    """Masks [1, 3, 4, 4] of only the left half of each box."""
+    return np.tile(np.array([1, 1, 0, 0], np.float32), (1, 3, 4, 1))
+
+
+def test_boxes_and_masks_are_watched_together(dataset: DetectionDataset) -> None:
+    model = make_model(detection_masks=half_masks())
+    both = CocoEvaluator(with_masks(dataset), Silent(), iou_types=tuple(IouType)).evaluate(model, never)
+    segm = CocoEvaluator(with_masks(dataset), Silent(), iou_types=(IouType.SEGM,)).evaluate(model, never)
+    assert isinstance(both, Measurement)
+    assert isinstance(segm, Measurement)
+    assert both.accuracy == both.metrics["mAP"] == both.watched["bbox"] == pytest.approx(1)
+    assert both.watched["segm"] == both.metrics["segm_mAP"] == segm.accuracy == segm.metrics["mAP"]
+    assert segm.accuracy < 0.5
+    assert segm.watched == {}
+
+
+def test_masks_alone_can_drop_a_graph(dataset: DetectionDataset) -> None:
+    masked, kept = with_masks(dataset), []
+    good, bad = make_model(detection_masks=np.ones((1, 3, 4, 4), np.float32)), make_model(detection_masks=half_masks())
+    judge = CocoEvaluator(masked, Silent(), iou_types=tuple(IouType))
+    judge.evaluate(good, never, keep=kept.append)
+    rules = {
+        one: EarlyRejection(records, LossLimit("relative", 0.01), looks=(1, 2)) for one, records in kept[0].items()
+    }
+    assert isinstance(judge.evaluate(bad, never, {IouType.BBOX: rules[IouType.BBOX]}), Measurement)
+    assert isinstance(judge.evaluate(bad, never, rules), Rejection)
+
+
+def test_a_model_without_masks_is_told(dataset: DetectionDataset) -> None:
+    with pytest.raises(ModelError, match=r"no detection outputs with masks: .* need .*, detection_masks"):
+        CocoEvaluator(with_masks(dataset), Silent(), iou_types=(IouType.SEGM,)).evaluate(make_model(), never)
+
+
+def test_images_without_masks_are_told(dataset: DetectionDataset) -> None:
+    model = make_model(detection_masks=half_masks())
+    with pytest.raises(EvaluationError, match=r"image \d: masks are to be compared, and there are none"):
+        CocoEvaluator(dataset, Silent(), iou_types=(IouType.SEGM,)).evaluate(model, never)

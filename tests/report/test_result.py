@@ -31,7 +31,7 @@ def test_the_whole_of_it(result: Make) -> None:
             "inputs": ["image_tensor:0"],
             "outputs": ["boxes:0", "scores:0"],
         },
-        "dataset": {"sha256": "ef" * 32, "images": 400},
+        "dataset": {"sha256": "ef" * 32, "images": 400, "labels": "annotations"},
         "criterion": {"kind": "relative", "limit": 0.01, "higher_is_better": True},
         "baseline": {
             "accuracy": 0.5,

@@ -84,6 +84,10 @@ def tune(
         float | None,
         typer.Option("--confirm", metavar="SHARE", help="Share of the images kept from the search, to confirm it."),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="KIND", help="annotations, or model: what the float model finds is true."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="lowering, or inc for neural-compressor.")
     ] = None,
@@ -121,6 +125,7 @@ def tune(
         FlagSetting("--objective", "tuning.objective", objective, instead_of="multi_objectives"),
         FlagSetting("--alpha", "tuning.early_rejection_alpha", alpha),
         FlagSetting("--confirm", "tuning.confirm", confirm),
+        FlagSetting("--labels", "evaluation.accuracy.labels", labels),
         FlagSetting("--engine", "quantization.engine", engine),
         FlagSetting("--optimize-postprocess", "quantization.optimize_postprocess", optimize_postprocess),
     ]
@@ -174,8 +179,8 @@ def evaluate(
     settings = load_settings(config, topology, model, flags=flags, dataset_location=dataset_location)
     console = console_on(verbose=verbose)
     with hushed(verbose=verbose):
-        from tuner import pipeline  # noqa: PLC0415
+        from tuner import measure  # noqa: PLC0415
     progress = progress_on(console, quiet=quiet)
-    measurement = pipeline.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    measurement = measure.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
     show(measurement_table(measurement, model))
     return 0

@@ -82,9 +82,9 @@ def benchmark(
     console_on(verbose=verbose)
     # The processes of several instances write banners of their own.
     with hushed(verbose=verbose):
-        from tuner import pipeline  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
+        from tuner import measure  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
 
-        runs = pipeline.benchmark(
+        runs = measure.benchmark(
             settings,
             [model] if vs is None else [model, vs],
             dataset_location=dataset_location,

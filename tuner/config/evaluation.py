@@ -1,7 +1,7 @@
 """The `evaluation` section: how accuracy and speed are measured."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,12 @@ class CocoMap(Section):
         default=None, description="the annotations; those of the dataset when not given"
     )
 
+    iou_type: Literal["bbox", "segm", "both"] = Field(
+        default="bbox",
+        alias="iouType",
+        description="what is compared: boxes, masks, or both, of which the one that loses more counts",
+    )
+
     refused: ClassVar = {
         "map_key": Refusal(
             "acceptance rests on mAP over IoU 0.50:0.95: remove it", (None, "DetectionBoxes_Precision/mAP")
@@ -73,6 +79,14 @@ class AccuracyConfig(Section):
         default=None,
         description="own extension: `package.module:name` of a function of the graph that gives its accuracy",
     )
+    labels: Literal["annotations", "model"] = Field(
+        default="annotations",
+        description="own extension: what is true of an image; model: what the float model itself finds there, so that "
+        "images need no annotations and mAP measures agreement",
+    )
+    label_score: float = Field(
+        default=0.3, gt=0, lt=1, description="own extension: the least score of what counts with labels: model"
+    )
     configs: ComputeConfig = Field(default_factory=ComputeConfig, description="how the measurement uses the processor")
     postprocess: Postprocess = Field(default_factory=Postprocess, description="steps between the model and the metric")
 
@@ -85,10 +99,17 @@ class AccuracyConfig(Section):
         """The annotations, where they are given apart from the dataset."""
         return self.metric.coco_map.anno_path if self.metric.coco_map is not None else None
 
+    @property
+    def iou_type(self) -> Literal["bbox", "segm", "both"]:
+        """What is compared."""
+        return self.metric.coco_map.iou_type if self.metric.coco_map is not None else "bbox"
+
     @model_validator(mode="after")
     def _one_metric(self) -> "AccuracyConfig":
         if self.eval_func is not None and self.metric.coco_map is not None:
             raise SettingError("got both metric and eval_func; expected one of them")
+        if self.eval_func is not None and self.labels == "model":
+            raise SettingError("got model with an eval_func, which has labels of its own", key="labels")
         return self
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.data.image_folder import find_images, read_images
 from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
 from tuner.data.record_files import find_record_files, read_record_files
@@ -71,6 +72,8 @@ class DetectionDataset:
             lists = (truth.boxes, truth.category_ids, truth.is_crowd, truth.areas_px)
             facts = [entry.image_id, entry.height, entry.width, *(values.tolist() for values in lists)]
             digest.update(json.dumps(facts).encode())
+            for code in () if truth.masks is None else truth.masks.codes:
+                digest.update(code + b"\n")
             digest.update(hashlib.sha256(entry.read()).digest())
         return digest.hexdigest()
 
@@ -88,6 +91,8 @@ def open_dataset(
     skip_bad_records: bool = False,
     cache_mb: int = 512,
     threads: int = MOST_THREADS,
+    masks: bool = False,
+    annotated: bool = True,
 ) -> DetectionDataset:
     """Open TFRecords of the Object Detection API, or images with a COCO instances JSON.
 
@@ -99,6 +104,8 @@ def open_dataset(
     skip_bad_records: leave bad records out, log how many, and keep their messages in `skipped`; every image is then
     decoded once now, so that the set does not shrink later.
     cache_mb: the memory in MiB for decoded images. threads: that decode images, at most.
+    masks: whether the masks of the annotated objects are read, too; then each must have one.
+    annotated: False takes a folder of JPEG and PNG files without annotations, too.
 
     Raises DatasetError for a location that is none of these, an empty set, and, without `skip_bad_records`, the
     first bad record, image entry or annotation, naming index and key.
@@ -106,7 +113,11 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise DatasetError(f"{location}: limit: got {limit}; expected at least 1 image")
     store = ImageStore(cache_mb * 2**20)
-    categories, items = _open(location, image_dir, annotations, label_map)
+    images = [] if annotated or annotations or not location.is_dir() else _images_alone(location)
+    if images:
+        categories, items = None, read_images(images)
+    else:
+        categories, items = _open(location, image_dir, annotations, label_map, masks=masks)
     items = _refuse_repeated_ids(items)
     if skip_bad_records:
         items = map_ahead(lambda item: _refuse_undecodable(item, store), items)
@@ -134,12 +145,17 @@ _Items = Iterator[Entry | DatasetError]
 
 
 def _open(
-    location: Path, image_dir: Path | None, annotations: Path | None, label_map: Mapping[str, int] | None
+    location: Path,
+    image_dir: Path | None,
+    annotations: Path | None,
+    label_map: Mapping[str, int] | None,
+    *,
+    masks: bool,
 ) -> tuple[frozenset[int] | None, _Items]:
     """The category ids where the files list them, and what they hold."""
     records = None if annotations or image_dir or location.suffix == ".json" else _find_records(location)
     if records:
-        return None, read_record_files(records, label_map)
+        return None, read_record_files(records, label_map, masks=masks)
     if label_map is not None:
         raise DatasetError(f"{location}: a label map is for TFRecords; a COCO JSON brings its own categories")
     if location.suffix == ".json":
@@ -151,7 +167,13 @@ def _open(
         path = folder / annotations if annotations else find_instances_file(folder)
     instances = load_instances(path)
     images = folder / image_dir if image_dir else find_image_folder(instances)
-    return frozenset(instances.categories), read_instances(instances, images)
+    return frozenset(instances.categories), read_instances(instances, images, masks=masks)
+
+
+def _images_alone(folder: Path) -> list[Path]:
+    """The images of a folder that holds neither records nor an instances JSON."""
+    described = find_record_files(folder) or [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
+    return [] if described else find_images(folder)
 
 
 def _find_records(location: Path) -> tuple[Path, ...]:

@@ -66,6 +66,15 @@ def decode_image(encoded: bytes, where: str) -> NDArray[np.uint8]:
     return image
 
 
+def decode_mask(encoded: bytes, where: str) -> NDArray[np.uint8]:
+    """Decode a PNG file of one channel to [H, W] uint8. Raises DatasetError when the bytes are no such file."""
+    try:
+        mask: NDArray[np.uint8] = tf.io.decode_png(encoded, channels=1).numpy()[:, :, 0]
+    except tf.errors.OpError:
+        raise DatasetError(f"{where}: image/object/mask: is no PNG file") from None
+    return mask
+
+
 class ImageStore:
     """Decodes images and keeps the first ones that fit its budget.
 

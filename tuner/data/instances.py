@@ -12,6 +12,7 @@ from tuner.data.annotations import check_ground_truth
 from tuner.data.images import Entry
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError
+from tuner.masks import Masks, encode_segmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,10 @@ def find_image_folder(instances: Instances) -> Path:
     return next(candidate for candidate in candidates if candidate.is_dir())
 
 
-def read_instances(instances: Instances, image_folder: Path) -> Iterator[Entry | DatasetError]:
+def read_instances(instances: Instances, image_folder: Path, *, masks: bool = False) -> Iterator[Entry | DatasetError]:
     """The images in the order of the file; in the place of a bad one the DatasetError that tells what is wrong.
 
-    Annotations that belong to no image come first, each as an error.
+    Annotations that belong to no image come first, each as an error. masks: whether `segmentation` is read, too.
     """
     path = instances.path
     objects: dict[Any, list[int]] = {
@@ -100,13 +101,19 @@ def read_instances(instances: Instances, image_folder: Path) -> Iterator[Entry |
             )
     for index, image in enumerate(instances.images):
         try:
-            yield _entry(image, objects, instances, image_folder, f"{path}: images[{index}]")
+            yield _entry(image, objects, instances, image_folder, f"{path}: images[{index}]", masks=masks)
         except DatasetError as error:
             yield error
 
 
 def _entry(
-    image: Any, objects: Mapping[int, Sequence[int]], instances: Instances, image_folder: Path, where: str
+    image: Any,
+    objects: Mapping[int, Sequence[int]],
+    instances: Instances,
+    image_folder: Path,
+    where: str,
+    *,
+    masks: bool,
 ) -> Entry:
     image_id, name = _integer(image, "id", where), _text(image, "file_name", where)
     where = f"{where} ({name})"
@@ -129,9 +136,20 @@ def _entry(
         category_ids=np.array([a["category_id"] for a in annotations], np.int64),
         is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
         areas_px=np.array(areas, np.float64),
+        masks=None if not masks else _masks(annotations, keys, height, width, where),
     )
     check_ground_truth(truth, height, width, where, keys.__getitem__)
     return Entry(image_id, name, where, height, width, truth, image_folder / name)
+
+
+def _masks(annotations: Sequence[Any], keys: Sequence[str], height: int, width: int, where: str) -> Masks:
+    codes = []
+    for key, annotation in zip(keys, annotations, strict=True):
+        try:
+            codes.append(encode_segmentation(annotation.get("segmentation"), height, width))
+        except ValueError as error:
+            raise DatasetError(f"{where}: {key}: segmentation: {error}") from None
+    return Masks(height, width, tuple(codes))
 
 
 def _box(annotation: Any, where: str) -> list[float]:

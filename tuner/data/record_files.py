@@ -5,14 +5,16 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tuner.data.images import Entry
+from tuner.data.images import Entry, decode_mask
 from tuner.data.records import AnnotatedJpeg, decode_example
 from tuner.errors import DatasetError
+from tuner.masks import Masks, encode_masks
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.\w+)?")
 _SUFFIXES = {".record", ".records", ".tfrecord", ".tfrecords"}
@@ -47,10 +49,13 @@ def find_record_files(folder: Path) -> tuple[Path, ...]:
     return tuple(path for files in sets.values() for path in files.values())
 
 
-def read_record_files(paths: Sequence[Path], label_map: Mapping[str, int] | None) -> Iterator[Entry | DatasetError]:
+def read_record_files(
+    paths: Sequence[Path], label_map: Mapping[str, int] | None, *, masks: bool = False
+) -> Iterator[Entry | DatasetError]:
     """The records of the files in order; in the place of a bad record the DatasetError that tells what is wrong.
 
     Where a damaged record hides where the next one begins, the rest of its file is one error.
+    masks: whether those of the objects are read, too.
     """
     position = 0
     for path in paths:
@@ -61,10 +66,11 @@ def read_record_files(paths: Sequence[Path], label_map: Mapping[str, int] | None
             else:
                 try:
                     image = decode_example(frame.content, where, position, label_map)
+                    found = _masks(image, where) if masks else None
                 except DatasetError as error:
                     yield error
                 else:
-                    yield _entry(image, frame, path, where)
+                    yield _entry(image, found, frame, path, where)
             position += 1
 
 
@@ -75,14 +81,25 @@ class _Frame(NamedTuple):
     offset: int
 
 
-def _entry(image: AnnotatedJpeg, frame: _Frame, path: Path, where: str) -> Entry:
+def _masks(image: AnnotatedJpeg, where: str) -> Masks:
+    count, size = len(image.ground_truth), (image.height, image.width)
+    if len(image.masks) != count:
+        raise DatasetError(f"{where}: image/object/mask: {len(image.masks)} masks for {count} boxes")
+    decoded = [decode_mask(mask, where) for mask in image.masks]
+    for mask in decoded:
+        if mask.shape != size:
+            raise DatasetError(f"{where}: image/object/mask: got a mask of {mask.shape}; the image is {size}")
+    return encode_masks(decoded, *size)
+
+
+def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: _Frame, path: Path, where: str) -> Entry:
     return Entry(
         image_id=image.image_id,
         name=image.filename,
         where=where,
         height=image.height,
         width=image.width,
-        ground_truth=image.ground_truth,
+        ground_truth=replace(image.ground_truth, masks=masks),
         path=path,
         offset=frame.offset + frame.content.index(image.encoded),
         size=len(image.encoded),

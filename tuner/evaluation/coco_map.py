@@ -1,4 +1,4 @@
-"""COCO's figures for boxes: the only door to the COCO evaluators, and the only place where boxes are in pixels."""
+"""COCO's figures for boxes and masks: the only door to the evaluators, and the only place where boxes are in pixels."""
 
 import contextlib
 import io
@@ -42,6 +42,13 @@ class CocoBackend(StrEnum):
     FASTER = "faster-coco-eval"
 
 
+class IouType(StrEnum):
+    """What of an object is compared: its box, or its mask."""
+
+    BBOX = "bbox"
+    SEGM = "segm"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageTruth:
     """What is annotated in one image. height, width: in pixels."""
@@ -83,12 +90,15 @@ class CocoMetrics:
 
 
 def coco_metrics(
-    truths: Sequence[ImageTruth], detections: Sequence[Detections], backend: CocoBackend = CocoBackend.FASTER
+    truths: Sequence[ImageTruth],
+    detections: Sequence[Detections],
+    backend: CocoBackend = CocoBackend.FASTER,
+    iou_type: IouType = IouType.BBOX,
 ) -> CocoMetrics:
     """Compare what was found in each image with what is annotated there.
 
     detections: one for each of `truths`, in the same order; no detections at all give a mAP of 0. Categories that no
-    object is annotated with do not count, as in COCO's own evaluation.
+    object is annotated with do not count, as in COCO's own evaluation. iou_type: with SEGM all need masks.
 
     Raises EvaluationError when the two do not pair, an image id occurs twice, nothing but crowds is annotated, a box
     or score is not finite, or not one detected category is among the annotated ones.
@@ -96,13 +106,13 @@ def coco_metrics(
     _check(truths, detections)
     categories = sorted(_ids(truth.ground_truth.category_ids for truth in truths))
     images = [{"id": truth.image_id, "height": truth.height, "width": truth.width} for truth in truths]
-    tables = [
+    annotated, detected = [
         {"images": images, "categories": [{"id": i, "name": str(i)} for i in categories], "annotations": rows}
-        for rows in (_annotated(truths), _detected(truths, detections, set(categories)))
+        for rows in (_annotated(truths, iou_type), _detected(truths, detections, set(categories), iou_type))
     ]
     # pycocotools prints its progress; stdout belongs to the results.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _EVALUATIONS[backend](*tables)
+        evaluation = _EVALUATIONS[backend](annotated, detected, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -122,21 +132,23 @@ def coco_metrics(
     )
 
 
-def match_image(truth: ImageTruth, found: Detections, category_ids: Collection[int]) -> ImageMatches:
+def match_image(
+    truth: ImageTruth, found: Detections, category_ids: Collection[int], iou_type: IouType = IouType.BBOX
+) -> ImageMatches:
     """Match one image's detections by pycocotools; those of categories not among `category_ids` are left out.
 
     Raises EvaluationError for a box or score that is not finite.
     """
     _check_finite(truth, found)
-    annotated, detected = _annotated([truth]), _detected([truth], [found], category_ids)
+    annotated, detected = _annotated([truth], iou_type), _detected([truth], [found], category_ids, iou_type)
     present = sorted({row["category_id"] for row in annotated + detected})
     image = {"id": truth.image_id, "height": truth.height, "width": truth.width}
-    tables = [
+    truth_table, found_table = (
         {"images": [image], "categories": [{"id": i} for i in present], "annotations": rows}
         for rows in (annotated, detected)
-    ]
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _with_pycocotools(*tables)
+        evaluation = _with_pycocotools(truth_table, found_table, iou_type)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.evaluate()
     matches = evaluation.evalImgs  # one for each category: matched and ignored are [10, detections]
@@ -153,19 +165,22 @@ def match_image(truth: ImageTruth, found: Detections, category_ids: Collection[i
     )
 
 
-def _with_pycocotools(truth: dict[str, Any], found: dict[str, Any]) -> Any:
+def _with_pycocotools(truth: dict[str, Any], found: dict[str, Any], iou_type: IouType) -> Any:
     return pycocotools.cocoeval.COCOeval(
-        _indexed(pycocotools.coco.COCO(), truth), _indexed(pycocotools.coco.COCO(), found), "bbox"
+        _indexed(pycocotools.coco.COCO(), truth), _indexed(pycocotools.coco.COCO(), found), iou_type.value
     )
 
 
-def _with_faster(truth: dict[str, Any], found: dict[str, Any]) -> Any:
+def _with_faster(truth: dict[str, Any], found: dict[str, Any], iou_type: IouType) -> Any:
     return faster_coco_eval.COCOeval_faster(
-        _indexed(faster_coco_eval.COCO(), truth), _indexed(faster_coco_eval.COCO(), found), "bbox", extra_calc=False
+        _indexed(faster_coco_eval.COCO(), truth),
+        _indexed(faster_coco_eval.COCO(), found),
+        iou_type.value,
+        extra_calc=False,
     )
 
 
-_EVALUATIONS: Mapping[CocoBackend, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
+_EVALUATIONS: Mapping[CocoBackend, Callable[[dict[str, Any], dict[str, Any], IouType], Any]] = {
     CocoBackend.PYCOCOTOOLS: _with_pycocotools,
     CocoBackend.FASTER: _with_faster,
 }
@@ -178,15 +193,16 @@ def _indexed(coco: Any, table: dict[str, Any]) -> Any:
     return coco
 
 
-def _annotated(truths: Sequence[ImageTruth]) -> list[dict[str, Any]]:
+def _annotated(truths: Sequence[ImageTruth], iou_type: IouType) -> list[dict[str, Any]]:
     rows = [
-        {"image_id": image.image_id, "category_id": category, "bbox": box, "iscrowd": int(crowd), "area": area}
+        {"image_id": image.image_id, "category_id": category, "bbox": box, "iscrowd": int(crowd), "area": area, **mask}
         for image in truths
-        for category, box, crowd, area in zip(
+        for category, box, crowd, area, mask in zip(
             image.ground_truth.category_ids.tolist(),
             _boxes_px(image.ground_truth.boxes, image),
             image.ground_truth.is_crowd.tolist(),
             image.ground_truth.areas_px.tolist(),
+            _segmentations(image.ground_truth, image, iou_type),
             strict=True,
         )
     ]
@@ -194,17 +210,41 @@ def _annotated(truths: Sequence[ImageTruth]) -> list[dict[str, Any]]:
 
 
 def _detected(
-    truths: Sequence[ImageTruth], detections: Sequence[Detections], categories: Collection[int]
+    truths: Sequence[ImageTruth],
+    detections: Sequence[Detections],
+    categories: Collection[int],
+    iou_type: IouType,
 ) -> list[dict[str, Any]]:
     rows = [
-        {"image_id": image.image_id, "category_id": category, "bbox": box, "score": score, "area": box[2] * box[3]}
+        {"image_id": image.image_id, "category_id": category, "bbox": box, "score": score, "area": area, **mask}
         for image, found in zip(truths, detections, strict=True)
-        for category, box, score in zip(
-            found.category_ids.tolist(), _boxes_px(found.boxes, image), found.scores.tolist(), strict=True
+        for category, box, score, area, mask in zip(
+            found.category_ids.tolist(),
+            _boxes_px(found.boxes, image),
+            found.scores.tolist(),
+            _areas_px(found, image, iou_type),
+            _segmentations(found, image, iou_type),
+            strict=True,
         )
         if category in categories
     ]
     return _numbered(rows)
+
+
+def _segmentations(objects: GroundTruth | Detections, image: ImageTruth, iou_type: IouType) -> list[dict[str, Any]]:
+    """What a row says of the mask, for each object."""
+    if iou_type is IouType.BBOX:
+        return [{}] * len(objects)
+    if objects.masks is None:
+        raise EvaluationError(f"image {image.image_id}: masks are to be compared, and there are none")
+    return [{"segmentation": one} for one in objects.masks.run_lengths]
+
+
+def _areas_px(found: Detections, image: ImageTruth, iou_type: IouType) -> list[float]:
+    """Of the masks where those are compared, as COCO's `loadRes` has it, else of the boxes."""
+    if iou_type is IouType.SEGM and found.masks is not None:
+        return list(found.masks.areas_px.tolist())
+    return [width * height for _, _, width, height in _boxes_px(found.boxes, image)]
 
 
 def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,10 +3,11 @@
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Protocol, overload
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tuner.data.dataset import DetectionDataset
 from tuner.detections import Detections
 from tuner.errors import EvaluationError
-from tuner.evaluation.coco_map import CocoBackend, ImageMatches, ImageTruth, coco_metrics, match_image
+from tuner.evaluation.coco_map import CocoBackend, ImageMatches, ImageTruth, IouType, coco_metrics, match_image
 from tuner.evaluation.early_rejection import EarlyRejection
 from tuner.evaluation.inference import choose_instances, detect_images
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
@@ -42,37 +43,27 @@ class EvalFunction(Protocol):
         ...
 
 
-Keep = Callable[[MatchRecords], None]
+Keep = Callable[[Mapping[IouType, MatchRecords]], None]
+Certify = Callable[[Mapping[IouType, float]], bool]
+Rejections = Mapping[IouType, EarlyRejection]
+NO_REJECTIONS: Rejections = MappingProxyType({})
 
 
 class Evaluator(Protocol):
     """Measures graphs of one detector, all on the same data."""
 
-    @overload
-    def evaluate(
-        self, model: DetectionModel, certify: Callable[[float], bool], rejection: None = None, keep: Keep | None = None
-    ) -> Measurement: ...
-
-    @overload
     def evaluate(
         self,
         model: DetectionModel,
-        certify: Callable[[float], bool],
-        rejection: EarlyRejection | None,
-        keep: Keep | None = None,
-    ) -> Measurement | Rejection: ...
-
-    def evaluate(
-        self,
-        model: DetectionModel,
-        certify: Callable[[float], bool],
-        rejection: EarlyRejection | None = None,
+        certify: Certify,
+        rejections: Rejections = NO_REJECTIONS,
         keep: Keep | None = None,
     ) -> Measurement | Rejection:
-        """Measure in full, or drop the graph at one of the looks of `rejection`.
+        """Measure in full, or drop the graph at one of the looks of `rejections`; without them it is measured in full.
 
-        certify: given an accuracy, whether it must come from the authority on the metric.
-        keep: is given the match records of a graph measured in full, in the order that `rejection` wants the
+        certify: given the accuracies, whether they must come from the authority on the metric.
+        rejections: of what is compared, the rule of when to drop; all with the same looks.
+        keep: is given the match records of a graph measured in full, in the order that `rejections` want the
         baseline's in; not called where accuracy does not come from matches.
 
         Raises EvaluationError or ModelError when the graph cannot be measured.
@@ -80,12 +71,21 @@ class Evaluator(Protocol):
         ...
 
 
+def measure_fully(evaluator: Evaluator, model: DetectionModel, keep: Keep | None = None) -> Measurement:
+    """Measure a graph on every image, by the authority on the metric. See `Evaluator`."""
+    found = evaluator.evaluate(model, lambda accuracies: True, keep=keep)
+    if isinstance(found, Rejection):
+        raise TypeError("an evaluator dropped a graph without a rule to drop it by")
+    return found
+
+
 class CocoEvaluator:
-    """COCO mAP of boxes: our own accumulation decides, faster-coco-eval tells, pycocotools certifies.
+    """COCO mAP of boxes, masks or both: our own accumulation decides, faster-coco-eval tells, pycocotools certifies.
 
     Images are seen in a random order, the same for every graph: the first of them are a fair sample of all.
     instances: sessions that run side by side, each with so many threads; 0 for what is faster on this machine, which is
     measured with the first graph where there are many images.
+    iou_types: what is compared; of several, accuracy is the first one's. Masks take a data set with masks.
     """
 
     def __init__(
@@ -94,12 +94,15 @@ class CocoEvaluator:
         progress: Progress,
         intra_threads: int = 0,
         inter_threads: int = 0,
+        *,
         instances: int = 1,
+        iou_types: Sequence[IouType] = (IouType.BBOX,),
     ):
         order = np.random.default_rng(ORDER_SEED).permutation(len(dataset))
         self._given = dataset
         self._dataset = replace(dataset, entries=tuple(dataset.entries[i] for i in order))
         self._progress = progress
+        self._iou_types = tuple(iou_types)
         self._threads = (intra_threads, inter_threads)
         cores = len(os.sched_getaffinity(0))
         if instances > cores:
@@ -111,56 +114,48 @@ class CocoEvaluator:
         ]
         self._category_ids = {i for truth in self._truths for i in truth.ground_truth.category_ids.tolist()}
 
-    @overload
-    def evaluate(
-        self, model: DetectionModel, certify: Callable[[float], bool], rejection: None = None, keep: Keep | None = None
-    ) -> Measurement: ...
-
-    @overload
     def evaluate(
         self,
         model: DetectionModel,
-        certify: Callable[[float], bool],
-        rejection: EarlyRejection | None,
-        keep: Keep | None = None,
-    ) -> Measurement | Rejection: ...
-
-    def evaluate(
-        self,
-        model: DetectionModel,
-        certify: Callable[[float], bool],
-        rejection: EarlyRejection | None = None,
+        certify: Certify,
+        rejections: Rejections = NO_REJECTIONS,
         keep: Keep | None = None,
     ) -> Measurement | Rejection:
         """Run the detector on every image, unless it is dropped at a look; see `Evaluator`."""
         started = time.perf_counter()
-        looks = rejection.schedule if rejection is not None else ()
         detections: list[Detections] = []
-        matches: list[ImageMatches] = []
+        matches: dict[IouType, list[ImageMatches]] = {iou_type: [] for iou_type in self._iou_types}
         with ModelRunner(model, *self._threads) as runner, closing(self._detect_each(model, runner)) as each:
             counted = self._progress.track(each, len(self._dataset), "evaluate")
             for truth, found in zip(self._truths, counted, strict=True):
                 detections.append(found)
-                matches.append(match_image(truth, found, self._category_ids))
-                if rejection is not None and len(matches) in looks:
-                    rejected = rejection.look(self._records(matches))
-                    if rejected is not None:
-                        return replace(rejected, elapsed_s=time.perf_counter() - started)
+                for iou_type, of_type in matches.items():
+                    of_type.append(match_image(truth, found, self._category_ids, iou_type))
+                for iou_type, rejection in rejections.items():
+                    if len(detections) in rejection.schedule:
+                        rejected = rejection.look(self._records(matches[iou_type]))
+                        if rejected is not None:
+                            return replace(rejected, elapsed_s=time.perf_counter() - started)
             latency = _trial_latency(runner, self._given.first_image[np.newaxis])
-        records = self._records(matches)
-        accuracy = float(mean_average_precision(records, np.ones((1, len(records))))[0])
-        backend = CocoBackend.PYCOCOTOOLS if certify(accuracy) else CocoBackend.FASTER
-        metrics = coco_metrics(self._truths, detections, backend)
+        records = {iou_type: self._records(of_type) for iou_type, of_type in matches.items()}
+        told = {one: _mean_average_precision(of_one) for one, of_one in records.items()}
+        backend = CocoBackend.PYCOCOTOOLS if certify(told) else CocoBackend.FASTER
+        figures = {one: coco_metrics(self._truths, detections, backend, one).figures for one in self._iou_types}
         if keep is not None:
             keep(records)
+        first, *others = self._iou_types
         return Measurement(
-            accuracy=metrics.figures["mAP"],
+            accuracy=figures[first]["mAP"],
             images=len(self._dataset),
             latency_ms=latency.median_ms,
             latency_p90_ms=latency.p90_ms,
             size_bytes=model.size_bytes,
             elapsed_s=time.perf_counter() - started,
-            metrics=metrics.figures,
+            metrics={
+                **figures[first],
+                **{f"{one.value}_{name}": value for one in others for name, value in figures[one].items()},
+            },
+            watched={one.value: figures[one]["mAP"] for one in self._iou_types} if others else {},
         )
 
     def _detect_each(self, model: DetectionModel, runner: ModelRunner) -> Generator[Detections, None, None]:
@@ -170,8 +165,9 @@ class CocoEvaluator:
             if len(self._dataset) >= MANY_IMAGES:
                 some = [sample.image for sample in self._dataset.first(IMAGES_TO_CHOOSE_BY)]
                 self._instances, self._instance_threads = choose_instances(model, some)
+        masks = IouType.SEGM in self._iou_types
         if self._instances == 1:
-            yield from (runner.detect(sample.image) for sample in self._dataset)
+            yield from (runner.detect(sample.image, masks=masks) for sample in self._dataset)
         else:
             yield from detect_images(
                 model,
@@ -179,6 +175,7 @@ class CocoEvaluator:
                 instances=self._instances,
                 threads=self._instance_threads,
                 inter_threads=self._threads[1],
+                masks=masks,
             )
 
     def _records(self, matches: Sequence[ImageMatches]) -> MatchRecords:
@@ -196,8 +193,8 @@ class FunctionEvaluator:
     def evaluate(
         self,
         model: DetectionModel,
-        certify: Callable[[float], bool],
-        rejection: EarlyRejection | None = None,
+        certify: Certify,
+        rejections: Rejections = NO_REJECTIONS,
         keep: Keep | None = None,
     ) -> Measurement:
         """Call the function once; it is its own authority, and says nothing before it ends. See `Evaluator`."""
@@ -222,6 +219,10 @@ class FunctionEvaluator:
             size_bytes=model.size_bytes,
             elapsed_s=time.perf_counter() - started,
         )
+
+
+def _mean_average_precision(records: MatchRecords) -> float:
+    return float(mean_average_precision(records, np.ones((1, len(records))))[0])
 
 
 def _trial_latency(runner: ModelRunner, image: NDArray[Any]) -> LatencyFigures:

@@ -33,17 +33,18 @@ def detect_images(
     instances: int = 1,
     threads: int = 0,
     inter_threads: int = 0,
+    masks: bool = False,
 ) -> Iterator[Detections]:
     """What the model finds in each image, in their order, at most two per instance ahead of the reader.
 
     images: samples, or arrays of [H, W, 3]. instances: sessions that run side by side. threads, inter_threads: of
     each one, inside one operator and for independent ones; 0 lets TensorFlow choose, except that an instance of one
-    thread runs operators one after the other unless told otherwise.
+    thread runs operators one after the other unless told otherwise. masks: as `ModelRunner.detect` has it.
     Sessions are built with the first image, and closed when the reader has the last result or stops.
 
     Raises what `images` raises and ModelError as `ModelRunner.detect` does, after the results before it.
     """
-    with _own_session_each(model, threads, inter_threads) as detect:
+    with _own_session_each(model, threads, inter_threads, masks=masks) as detect:
         yield from map_ahead(detect, images, instances)
 
 
@@ -84,7 +85,7 @@ def _rounds(model: DetectionModel, instances: int, threads: int) -> Iterator[Cal
 
 @contextmanager
 def _own_session_each(
-    model: DetectionModel, threads: int, inter_threads: int = 0
+    model: DetectionModel, threads: int, inter_threads: int = 0, *, masks: bool = False
 ) -> Iterator[Callable[[Sample | _Image], Detections]]:
     """A function that detects in one image, in a session that belongs to the thread it is called in.
 
@@ -99,7 +100,7 @@ def _own_session_each(
         def detect(item: Sample | _Image) -> Detections:
             if not hasattr(own, "runner"):
                 own.runner = sessions.enter_context(ModelRunner(model, threads, inter_threads))
-            found: Detections = own.runner.detect(item.image if isinstance(item, Sample) else item)
+            found: Detections = own.runner.detect(item.image if isinstance(item, Sample) else item, masks=masks)
             return found
 
         yield detect

@@ -9,7 +9,8 @@ import tensorflow as tf
 from tuner.errors import ModelError
 
 DETECTION_OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
-OPTIONAL_DETECTION_OUTPUTS = ("detection_masks",)
+MASK_OUTPUT = "detection_masks"
+OPTIONAL_DETECTION_OUTPUTS = (MASK_OUTPUT,)
 
 # A graph's sinks include its bookkeeping: these results are never what a detector says about an image.
 _NOT_RESULTS = ("Const", "NoOp", "Assert", "Assign", "Apply", "ResourceApply", "Print", "Save", "Restore")

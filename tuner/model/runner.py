@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from tuner.detections import Detections
 from tuner.errors import ModelError
+from tuner.masks import Masks, paste_masks
 from tuner.model.detection_model import DetectionModel
-from tuner.model.endpoints import DETECTION_OUTPUTS
+from tuner.model.endpoints import DETECTION_OUTPUTS, MASK_OUTPUT
 from tuner.model.frozen_graph import import_graph
 from tuner.model.graph_view import node_name
 from tuner.model.tensorflow_error import first_line
@@ -141,17 +142,17 @@ class ModelRunner:
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
 
-    def detect(self, image: NDArray[np.uint8]) -> Detections:
-        """The objects found in one image of [H, W, 3] uint8.
+    def detect(self, image: NDArray[np.uint8], *, masks: bool = False) -> Detections:
+        """The objects found in one image of [H, W, 3] uint8. masks: with their masks, pasted into the image.
 
-        Raises ModelError for a model without the four detection outputs, or with outputs of another shape than
-        [1, N, 4], [1, N], [1, N] and one number.
+        Raises ModelError for a model without the four detection outputs (five with masks), or with outputs of another
+        shape than [1, N, 4], [1, N], [1, N], one number, and [1, N, h, w] of masks within their boxes.
         """
-        missing = [name for name in DETECTION_OUTPUTS if f"{name}:0" not in self._model.outputs]
-        if missing:
+        needed = (*DETECTION_OUTPUTS, MASK_OUTPUT) if masks else DETECTION_OUTPUTS
+        if any(f"{name}:0" not in self._model.outputs for name in needed):
             raise ModelError(
-                f"{self._model.source}: no detection outputs: found {', '.join(self._model.outputs)}; "
-                f"need {', '.join(DETECTION_OUTPUTS)}"
+                f"{self._model.source}: no detection outputs{' with masks' if masks else ''}: "
+                f"found {', '.join(self._model.outputs)}; need {', '.join(needed)}"
             )
         values = self.run(image[np.newaxis])
         boxes, scores, classes, number = (values[f"{name}:0"] for name in DETECTION_OUTPUTS)
@@ -169,7 +170,16 @@ class ModelRunner:
             boxes[0, :count].astype(np.float32),
             scores[0, :count].astype(np.float32),
             np.rint(classes[0, :count]).astype(np.int64),
+            self._pasted(values[f"{MASK_OUTPUT}:0"], boxes[0, :count], image) if masks else None,
         )
+
+    def _pasted(self, cropped: NDArray[Any], boxes: NDArray[np.float32], image: NDArray[np.uint8]) -> Masks:
+        if cropped.ndim != 4 or cropped.shape[0] != 1 or cropped.shape[1] < len(boxes):
+            raise ModelError(
+                f"{self._model.source}: {MASK_OUTPUT} of shape {cropped.shape}; expected [1, N, h, w] with a mask for "
+                f"each of {len(boxes)} boxes"
+            )
+        return paste_masks(cropped[0, : len(boxes)], boxes, *image.shape[:2])
 
     def as_fed(self, images: NDArray[Any]) -> NDArray[Any]:
         """The images in the input's dtype. Raises ModelError for a shape or dtype that the input does not take."""

@@ -25,10 +25,14 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """The evaluation set of a run. sha256: of its content, or the name of the eval_func that keeps its own data."""
+    """The evaluation set of a run. sha256: of its content, or the name of the eval_func that keeps its own data.
+
+    labels: annotations, or model, where mAP is agreement with the float model's own detections.
+    """
 
     sha256: str
     images: int
+    labels: str = "annotations"
 
 
 @dataclass(frozen=True, slots=True)

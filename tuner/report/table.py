@@ -51,6 +51,8 @@ def _comparison(result: TuningResult) -> Table:
     before, best, limit = result.baseline, result.best, result.criterion
     table = plain_table("", "FP32", *([_formats(best), "change"] if best is not None else []))
     accuracy = "mAP" if "mAP" in before.metrics else "accuracy"
+    if result.dataset.labels == "model":
+        accuracy = "agreement, mAP"
     if best is None:
         table.add_row(accuracy, f"{before.accuracy:.4f}")
         for name, value in _speed_and_size(before).items():

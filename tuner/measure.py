@@ -1,0 +1,83 @@
+"""One model, or several, measured as they are: no search."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tuner.config import TuningConfig
+from tuner.data.calibration import calibration_images
+from tuner.data.dataset import open_dataset
+from tuner.errors import ConfigError
+from tuner.evaluation.evaluator import measure_fully
+from tuner.evaluation.latency import measure_models
+from tuner.inputs import first_image, open_inputs
+from tuner.meter import apply_compute, make_evaluator
+from tuner.model.loading import load_model
+from tuner.model.runner import allow_xla_on_cpu, grey_image
+from tuner.progress import Clock, Progress, Silent
+from tuner.report.speed import TimedRun
+from tuner.trial import Measurement
+
+
+def evaluate(
+    config: TuningConfig,
+    model: Path,
+    progress: Progress | None = None,
+    *,
+    skip_bad_records: bool = False,
+    cache_mb: int = 512,
+) -> Measurement:
+    """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend."""
+    if config.evaluation.accuracy.labels == "model":
+        raise ConfigError("evaluation.accuracy.labels: got model; a model alone cannot be compared with itself")
+    clock = Clock(progress or Silent())
+    with clock.stage("load"):
+        loaded = load_model(model, config.model.inputs, config.model.outputs)
+        inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    with clock.stage("evaluate"):
+        image = next(calibration_images(inputs.calibration, 1))
+        return measure_fully(make_evaluator(config, inputs, image, clock.progress), loaded)
+
+
+def benchmark(
+    config: TuningConfig | None,
+    models: Sequence[Path],
+    *,
+    dataset_location: Path | None,
+    batch_sizes: Sequence[int],
+    warmup: int,
+    iterations: int,
+    threads: int,
+    instances: int,
+    xla: bool,
+) -> list[TimedRun]:
+    """Time models of any format in turns, on batches of each size: the first image of a data set, repeated.
+
+    The data set is the one at dataset_location, else the settings', else a grey picture. xla: also each run once more,
+    compiled. threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
+    """
+    if xla:
+        allow_xla_on_cpu()
+    loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
+    image = grey_image(loaded[0])
+    if dataset_location is not None:
+        image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
+    elif config is not None:
+        image = first_image(config.evaluation.performance.dataset or config.evaluation.accuracy.dataset, image)
+    kinds = [(model.name, compiled) for model in models for compiled in ((False, True) if xla else (False,))]
+    found = []
+    for batch_size in batch_sizes:
+        figures = measure_models(
+            loaded,
+            np.repeat(image[np.newaxis], batch_size, axis=0),
+            threads=threads,
+            inter_threads=0 if config is None else apply_compute(config.evaluation.performance.configs)[1],
+            instances=instances,
+            warmup=warmup,
+            iterations=iterations,
+            xla=xla,
+        )
+        found += [TimedRun(*kind, batch_size, **asdict(one)) for kind, one in zip(kinds, figures, strict=True)]
+    return found
