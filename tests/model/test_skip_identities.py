@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tuner.model.graph_view import GraphView
-from tuner.quantization.lowering.skip_identities import skip_identities
+from tuner.model.skip_identities import skip_identities
 
 X = np.random.default_rng(0).normal(0, 1, (1, 5, 5, 8)).astype(np.float32)
 

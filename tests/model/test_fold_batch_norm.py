@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tuner.quantization.lowering.fold_batch_norm import BATCH_NORM_OPS, CONVOLUTION_OPS, fold_batch_norm
+from tuner.model.fold_batch_norm import BATCH_NORM_OPS, CONVOLUTION_OPS, fold_batch_norm
 
 X = np.random.default_rng(7).normal(0, 1, (2, 9, 7, 8)).astype(np.float32)
 
