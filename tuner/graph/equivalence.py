@@ -1,6 +1,6 @@
 """Whether a rewritten graph says the same as the one it was made of: both are run on the same images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tuner.errors import ModelError
 from tuner.graph.compare import relative_differences
+from tuner.graph.input_shapes import shape_to_feed
 from tuner.model.detection_model import DetectionModel
 from tuner.model.graph_view import node_name
 from tuner.model.runner import ModelRunner
@@ -55,18 +56,9 @@ def random_images(model: DetectionModel, count: int = 4) -> list[NDArray[Any]]:
         raise ModelError(f"{model.source}: input {model.inputs[0]} takes {dtype.name}: no images can be made for it")
     found = []
     for number in range(count):
-        shape = _filled(tf.TensorShape(node.attr["shape"].shape), _OPEN_SIZES[number % len(_OPEN_SIZES)])
+        shape = shape_to_feed(tf.TensorShape(node.attr["shape"].shape), *_OPEN_SIZES[number % len(_OPEN_SIZES)])
         if dtype.is_integer:
             found.append(random.integers(0, 256, shape).astype(dtype.as_numpy_dtype))
         else:
             found.append(random.random(shape, np.float32).astype(dtype.as_numpy_dtype))
     return found
-
-
-def _filled(shape: tf.TensorShape, size: Sequence[int]) -> list[int]:
-    """The shape with one image where the batch is open, `size` where height and width are, three channels."""
-    if shape.rank is None:
-        return [1, *size, 3]
-    sizes = shape.as_list()
-    likely = [1, *size, 3] if len(sizes) == 4 else [*size, 3] if len(sizes) == 3 else [1] * len(sizes)
-    return [known or open_size for known, open_size in zip(sizes, likely, strict=True)]

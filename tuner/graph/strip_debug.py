@@ -46,7 +46,12 @@ def strip_debug_ops(graph: GraphView) -> GraphView:
 def _waits_for_check(graph: GraphView, tensor: str) -> bool:
     if tensor[0] != "^":
         return False
-    op = graph.nodes[node_name(tensor)].op
+    name = node_name(tensor)
+    op = graph.nodes[name].op
+    if op == "Merge":
+        # TF1 puts an Assert into a condition of its own, whose result is only waited for.
+        reads = (read for reader in graph.consumers(name) for read in reader.input)
+        return name not in graph.outputs and all(read[0] == "^" for read in reads if node_name(read) == name)
     return op in DEBUG_OPS or op.endswith(_SUMMARIES)
 
 
@@ -63,11 +68,20 @@ def _without_checks(graph: GraphView, node: NodeDef, branching: frozenset[str]) 
         if check in seen or check not in branching:
             continue
         seen.add(check)
-        for tensor in graph.nodes[check].input:
+        inputs = [_predicate(graph, check)] if graph.nodes[check].op == "Merge" else graph.nodes[check].input
+        for tensor in inputs:
             if _waits_for_check(graph, tensor):
                 pending.append(node_name(tensor))
             elif node_name(tensor) in branching:
                 yield f"^{node_name(tensor)}"
+
+
+def _predicate(graph: GraphView, merge: str) -> str:
+    """What a condition decides by: computed outside of its branches, wherever the condition as a whole belongs."""
+    node = graph.nodes[merge]
+    while node.op != "Switch" and node.input:
+        node = graph.nodes[node_name(node.input[0])]
+    return str(node.input[1] if node.op == "Switch" else node.name)
 
 
 def _behind_switches(graph: GraphView) -> frozenset[str]:
