@@ -43,11 +43,11 @@ def precision_table(
     ops: Mapping[Dtype, int], sizes: tuple[int, int], notes: Iterable[str], left_in_float: Mapping[str, str]
 ) -> Group:
     """What `quantize` made. ops: how many compute in each precision. sizes: bytes before and after."""
-    table = _table("", "before", "after")
-    table.add_row("graph size", *map(_megabytes, sizes))
+    table = _table("", "")
+    table.add_row("graph size", " to ".join(map(_megabytes, sizes)))
     for precision in Dtype:
         if precision in ops:
-            table.add_row(f"ops in {precision}", "", str(ops[precision]))
+            table.add_row(f"ops in {precision}", str(ops[precision]))
     return Group(table, *(Text(note) for note in notes), *_reasons("left in float", left_in_float))
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from tuner.errors import ModelError
 from tuner.graph.input_shapes import shape_to_feed
+from tuner.graph.map_loop import resolve
 from tuner.model.detection_model import DetectionModel
 from tuner.model.frozen_graph import import_graph
-from tuner.model.graph_view import node_name, tensor_name
 from tuner.model.tensorflow_error import first_line
 
 # Multiply-accumulates are counted of these: the number of elements of a tensor (output 0, or the input of this number)
@@ -95,11 +95,8 @@ def graph_facts(model: DetectionModel) -> GraphFacts:
     nodes = model.graph_def.node
     frames = {node.attr["frame_name"].s for node in nodes if node.op in ("Enter", "RefEnter")}
     loops = sum(node.op in ("While", "StatelessWhile") for node in nodes)
-    predicates = {
-        tensor_name(node.input[1])
-        for node in nodes
-        if node.op in ("Switch", "RefSwitch") and model.graph.nodes[node_name(node.input[1])].op != "LoopCond"
-    }
+    decided_by = [resolve(model.graph, node.input[1]) for node in nodes if node.op in ("Switch", "RefSwitch")]
+    predicates = {node.name for node in decided_by if node.op != "LoopCond"}
     conditions = sum(node.op in ("If", "StatelessIf", "Case", "StatelessCase") for node in nodes)
     counts = Counter(node.op for node in nodes)
     parameters = [
