@@ -105,7 +105,7 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def _table(first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=any(columns))
     table.add_column(first)
     for column in columns:
         table.add_column(column, justify="right" if column else "left", overflow="fold")
