@@ -15,9 +15,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.model.detection_model import DetectionModel, ModelFormat
+from tuner.model.nodes import op_node
 from tuner.model.runner import ModelRunner
 from tuner.precision import INT8, PrecisionPlan
-from tuner.quantization.nodes import op_node
 from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize
 from tuner.quantization.ranges import collect_ranges
 

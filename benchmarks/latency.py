@@ -24,7 +24,7 @@ from other_runtimes import onnx_runtime_int8, openvino_int8
 
 from tuner.data.calibration import calibration_images
 from tuner.data.dataset import open_dataset
-from tuner.graph.optimize import optimize_postprocess
+from tuner.graph.postprocess import optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.endpoints import prune
 from tuner.model.graph_view import node_name

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tuner.data.calibration import calibration_images
 from tuner.data.dataset import open_dataset
-from tuner.graph.optimize import optimize_postprocess
+from tuner.graph.postprocess import optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner

@@ -25,7 +25,7 @@ from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.detections import Detections
 from tuner.evaluation.coco_map import ImageTruth, match_image
 from tuner.evaluation.match_records import match_records, mean_average_precision
-from tuner.graph.optimize import optimize_postprocess
+from tuner.graph.postprocess import optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.endpoints import DETECTION_OUTPUTS
 from tuner.model.loading import load_model

@@ -19,7 +19,7 @@ from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.data.images import decode_image
 from tuner.detections import Detections
 from tuner.evaluation.inference import choose_instances, detect_images
-from tuner.graph.optimize import optimize_postprocess
+from tuner.graph.postprocess import optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "precision", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
-    "untuned": {"config", "data", "graph", "model", "precision", "quantization"},
+    "untuned": {"config", "data", "engine", "graph", "inputs", "model", "precision", "quantization", "trial"},
     "inputs": {"config", "data", "entry_point", "evaluation", "model"},
     "trial_runner": {"engine", "model", "study", "trial"},
     "session": {"config", "inputs", "model", "quantization", "search"},

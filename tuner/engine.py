@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tuner.cache import Cache
 from tuner.config import Objective, TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError, ModelError
-from tuner.graph.optimize import Optimization, optimize_postprocess
+from tuner.graph.postprocess import Optimization, optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import FP32, Correction, Dtype, OpPrecision, PrecisionPlan, RangeAlgorithm
 from tuner.quantization.audit import read_plan

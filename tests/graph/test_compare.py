@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tuner.graph.compare import differences
+from tuner.graph.compare import differences, relative_differences
 
 BOXES = [[[0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.6, 0.6], [0, 0, 1, 1]]]
 
@@ -63,3 +63,53 @@ def test_names_what_differs() -> None:
 )
 def test_any_output(before: NDArray[Any], after: NDArray[Any], expected: float) -> None:
     assert differences({"raw:0": before}, {"raw:0": after}) == {"raw:0": expected}
+
+
+def detections(scores: list[float], classes: list[float] | None = None, count: int | None = None) -> dict[str, Any]:
+    """Detections whose boxes begin at ten times the class."""
+    classes = [float(index) for index in range(len(scores))] if classes is None else classes
+    boxes = np.array([[one * 0.1, 0.0, one * 0.1 + 0.2, 1.0] for one in classes], np.float32)
+    return {
+        "detection_boxes:0": boxes[np.newaxis],
+        "detection_scores:0": np.array([scores], np.float32),
+        "detection_classes:0": np.array([classes], np.float32),
+        "num_detections:0": np.array([len(scores) if count is None else count], np.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        (detections([0.9, 0.5, 0.1], [1, 2, 3]), detections([0.9, 0.5, 0.1], [1, 2, 3]), True),
+        # Rounding decides the order of what is as good as equal.
+        (
+            detections([0.9, 0.5000001, 0.5, 0.0], [1, 2, 3, 0], 3),
+            detections([0.9, 0.5000001, 0.5, 0.0], [1, 3, 2, 0], 3),
+            True,
+        ),
+        (detections([0.9, 0.5, 0.4, 0.0], [1, 2, 3, 0], 3), detections([0.9, 0.5, 0.4, 0.0], [1, 3, 2, 0], 3), False),
+        # And which of two equals is the last that fits.
+        (detections([0.9, 0.5], [1, 2]), detections([0.9, 0.5], [1, 3]), True),
+        (detections([0.9, 0.5, 0.0], [1, 2, 0], 2), detections([0.9, 0.5, 0.0], [1, 3, 0], 2), False),
+        (detections([0.9, 0.5], [1, 2]), detections([0.9, 0.4], [1, 2]), False),
+        (detections([0.9, 0.5], [1, 2]), detections([0.9, 0.5], [1, 2], 1), False),
+    ],
+)
+def test_relative_differences_of_detections(before: dict[str, Any], after: dict[str, Any], same: bool) -> None:
+    assert (max(relative_differences(before, after, 1e-5).values()) <= 1e-5) is same
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([2.0, -4.0], [2.0, -4.0], 0.0),
+        ([2.0, -4.0], [2.0, -4.4], 0.1),
+        ([0.0], [0.0], 0.0),
+        ([0.0], [1e-9], float("inf")),
+        ([2.0], [2.0, 2.0], float("inf")),
+        ([float("nan"), 2.0], [float("nan"), 1.0], 0.5),
+    ],
+)
+def test_relative_differences(before: list[float], after: list[float], expected: float) -> None:
+    found = relative_differences({"x:0": np.array(before)}, {"x:0": np.array(after)}, 1e-5)
+    assert found["x:0"] == pytest.approx(expected)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tuner.errors import ModelError
 from tuner.model.graph_view import GraphView, node_name, tensor_name
-from tuner.quantization.nodes import const_node, op_node
+from tuner.model.nodes import const_node, op_node
 
 tf1 = tf.compat.v1
 

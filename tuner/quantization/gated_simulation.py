@@ -5,9 +5,9 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
+from tuner.model.nodes import const_node, op_node
 from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
-from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 from tuner.quantization.simulation import sums_nodes
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuner.model.detection_model import DetectionModel
+from tuner.model.fold_batch_norm import fold_batch_norm
+from tuner.model.skip_identities import skip_identities
 from tuner.precision import Dtype, PrecisionPlan
 from tuner.quantization.lowering.bfloat16 import to_bfloat16
 from tuner.quantization.lowering.convolutions import find_convolutions
-from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
 from tuner.quantization.lowering.fold_channel_shuffles import fold_channel_shuffles
 from tuner.quantization.lowering.lower import lower
 from tuner.quantization.lowering.regions import possible_sources
-from tuner.quantization.lowering.skip_identities import skip_identities
 from tuner.quantization.ranges import Ranges
 
 

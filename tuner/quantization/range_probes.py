@@ -10,8 +10,8 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.detection_model import DetectionModel
+from tuner.model.nodes import Attribute, const_node, op_node
 from tuner.quantization.histogram import BINS, LEAST_PEAK
-from tuner.quantization.nodes import Attribute, const_node, op_node
 
 _SCOPE = "calibration"
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
+from tuner.model.nodes import const_node, op_node
 from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
 from tuner.quantization.lowering.data_movement import Carrier
 from tuner.quantization.lowering.scales import UNSIGNED_LEVELS, ActivationScale
-from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 
 

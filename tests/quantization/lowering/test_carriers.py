@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.python.framework import op_def_registry
 
+from tuner.model.nodes import const_node, op_node
 from tuner.quantization.lowering.carriers import takes
-from tuner.quantization.nodes import const_node, op_node
 
 DOCUMENT = Path(__file__).parents[3] / "docs/kernels.md"
 CODE_TYPES = {tf.quint8: tf.uint8, tf.qint8: tf.int8, tf.uint8: tf.uint8, tf.int8: tf.int8}

@@ -13,6 +13,7 @@ from tuner.data.calibration import calibration_images
 from tuner.data.dataset import open_dataset
 from tuner.model.graph_view import GraphView
 from tuner.model.loading import load_model
+from tuner.model.nodes import const_node, op_node
 from tuner.model.runner import ModelRunner
 from tuner.precision import INT8, PrecisionPlan
 from tuner.quantization.audit import read_plan
@@ -21,7 +22,6 @@ from tuner.quantization.lowering.compact import compact
 from tuner.quantization.lowering.convolutions import find_convolutions
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.quantization.lowering.regions import possible_sources
-from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize
 from tuner.quantization.ranges import collect_ranges
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tuner.model.fold_batch_norm import fold_batch_norm
 from tuner.model.graph_view import GraphView, node_name
 from tuner.model.loading import load_model
-from tuner.quantization.lowering.fold_batch_norm import fold_batch_norm
 from tuner.quantization.lowering.fold_channel_shuffles import SHUFFLES_PER_GATHER, fold_channel_shuffles
 
 ROWS, COLUMNS, CHANNELS = 6, 4, 8

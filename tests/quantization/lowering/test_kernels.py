@@ -4,6 +4,7 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import tensor_util
 
+from tuner.model.nodes import op_node
 from tuner.quantization.lowering.codes import QuantizedConvolution
 from tuner.quantization.lowering.convolutions import Convolution
 from tuner.quantization.lowering.kernels import (
@@ -15,7 +16,6 @@ from tuner.quantization.lowering.kernels import (
     sums_to_float_nodes,
 )
 from tuner.quantization.lowering.scales import ActivationScale
-from tuner.quantization.nodes import op_node
 
 DATA = CodeTensor("codes", tf.quint8)
 INPUT = ActivationScale(np.ones(4, np.float32), True)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
-from tuner.quantization.nodes import const_node, op_node
+from tuner.model.nodes import const_node, op_node
 
 Array = NDArray[Any]
 PLAIN = {tf.quint8: tf.uint8, tf.qint8: tf.int8}

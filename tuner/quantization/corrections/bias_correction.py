@@ -12,12 +12,12 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tuner.errors import QuantizationError
 from tuner.model.detection_model import DetectionModel
 from tuner.model.graph_view import GraphView, node_name
+from tuner.model.nodes import const_node, op_node
 from tuner.model.runner import ModelRunner
 from tuner.precision import Dtype, PrecisionPlan
 from tuner.quantization.corrections.parameters import Parameters, with_parameters
 from tuner.quantization.gated_simulation import simulate_gated
 from tuner.quantization.lowering.convolutions import Convolution, find_convolutions
-from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 
 _SCOPE = "bias_correction"

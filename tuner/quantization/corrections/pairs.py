@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from tuner.model.fold_batch_norm import CONVOLUTION_OPS
 from tuner.model.graph_view import GraphView
 from tuner.quantization.lowering.convolutions import Convolution
-from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
 from tuner.quantization.lowering.shared_weights import find_shared_weights
 
 # f(s * x) = s * f(x) for s > 0; a bias is divided as the weights are.

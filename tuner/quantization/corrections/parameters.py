@@ -10,8 +10,8 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.endpoints import prune
 from tuner.model.graph_view import GraphView
+from tuner.model.nodes import const_node
 from tuner.quantization.lowering.convolutions import Convolution
-from tuner.quantization.nodes import const_node
 
 
 @dataclass(frozen=True)

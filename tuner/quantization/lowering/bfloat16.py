@@ -17,11 +17,11 @@ from tensorflow.python.framework import op_def_registry
 
 from tuner.errors import QuantizationError, did_you_mean
 from tuner.model.graph_view import GraphView, node_name, tensor_name
+from tuner.model.nodes import const_node, op_node
 from tuner.quantization.lowering.fold_padding import fold_padding
 from tuner.quantization.lowering.fused_hard_swish import fuse_hard_swish
 from tuner.quantization.lowering.pointwise_matmul import pointwise_to_matmul
 from tuner.quantization.lowering.static_shapes import Shape, static_shapes
-from tuner.quantization.nodes import const_node, op_node
 
 OPS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 

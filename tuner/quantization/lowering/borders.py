@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
+from tuner.model.nodes import const_node, op_node
 from tuner.quantization.lowering.data_movement import PLAIN_TYPES
 from tuner.quantization.lowering.kernels import CodeTensor, code_dtype
 from tuner.quantization.lowering.scales import ActivationScale
-from tuner.quantization.nodes import const_node, op_node
 
 
 def quantize_nodes(tensor: str, scale: ActivationScale, name: str) -> tuple[CodeTensor, list[NodeDef]]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.errors import QuantizationError
+from tuner.model.fold_batch_norm import CONVOLUTION_OPS
 from tuner.model.graph_view import GraphView, node_name, tensor_name
-from tuner.quantization.lowering.fold_batch_norm import CONVOLUTION_OPS
 
 # What the kernels can fuse: the one for 1x1 convolutions, a matrix product, knows more functions than the others.
 ACTIVATION_OPS = ("Relu", "Relu6")

@@ -11,10 +11,10 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView, tensor_name
+from tuner.model.nodes import const_node, op_node
 from tuner.quantization.lowering.channel_flow import ELEMENTWISE_OPS, ChannelFlow, Order, Reader, trace_channels
 from tuner.quantization.lowering.channel_movers import Channel, Channels
 from tuner.quantization.lowering.channel_uses import Uses, find_networks, find_uses, number_uses
-from tuner.quantization.nodes import const_node, op_node
 
 # Measured: a GatherV2 of channels takes as long as 1.5 to 3.5 Transposes of a shuffle.
 SHUFFLES_PER_GATHER = 4

@@ -6,7 +6,7 @@ import numpy as np
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView, node_name
-from tuner.quantization.nodes import const_node
+from tuner.model.nodes import const_node
 
 
 def fold_padding(graph: GraphView, ops: Collection[str]) -> GraphView:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView, node_name, tensor_name
-from tuner.quantization.nodes import Attribute, op_node
+from tuner.model.nodes import Attribute, op_node
 
 FUSED_OPS = {
     "Conv2D": "_MklNativeFusedConv2D",

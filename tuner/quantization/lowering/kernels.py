@@ -12,9 +12,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
+from tuner.model.nodes import const_node, op_node
 from tuner.quantization.lowering.codes import QuantizedConvolution
 from tuner.quantization.lowering.scales import ActivationScale
-from tuner.quantization.nodes import const_node, op_node
 
 CONVOLUTION_KERNELS = {"Conv2D": "_FusedQuantizedConv2D", "DepthwiseConv2dNative": "_FusedQuantizedDepthwiseConv2D"}
 MATMUL_KERNEL = "_QuantizedMatMul"

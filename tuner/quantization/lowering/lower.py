@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
+from tuner.model.nodes import const_node, op_node
 from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.borders import dequantize_nodes, padded_nodes, quantize_nodes
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
@@ -21,7 +22,6 @@ from tuner.quantization.lowering.kernels import (
     matmul_nodes,
     sums_to_float_nodes,
 )
-from tuner.quantization.nodes import const_node, op_node
 from tuner.quantization.ranges import Ranges
 
 # TensorFlow's MaxPool of plain integers goes pixel by pixel: with few channels oneDNN's takes two thirds of its time.

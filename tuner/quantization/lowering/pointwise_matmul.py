@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
+from tuner.model.nodes import const_node, op_node
 from tuner.quantization.lowering.static_shapes import Shape
-from tuner.quantization.nodes import const_node, op_node
 
 # What TensorFlow fuses with MatMul after its bias.
 ACTIVATION_OPS = ("Relu", "Relu6", "LeakyRelu", "Elu")

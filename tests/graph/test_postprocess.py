@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.graph.conftest import Nms
-from tuner.graph import batched_nms, optimize
+from tuner.graph import batched_nms, postprocess
 from tuner.graph.compare import differences
-from tuner.graph.optimize import optimize_postprocess
+from tuner.graph.postprocess import optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
@@ -104,7 +104,7 @@ def test_a_graph_that_fails_brings_the_original_back(detector: Make, monkeypatch
                 return super().run(images.astype(np.float32) / 2)
             return super().run(images)
 
-    monkeypatch.setattr(optimize, "ModelRunner", Failing)
+    monkeypatch.setattr(postprocess, "ModelRunner", Failing)
     (note,) = optimize_postprocess(model, pictures(1)).notes
     assert f"input {image}:0 takes uint8" in note
 

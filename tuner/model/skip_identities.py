@@ -8,15 +8,21 @@ from tuner.model.graph_view import GraphView, node_name, tensor_name
 
 
 def skip_identities(graph: GraphView) -> GraphView:
-    """Let the readers of an Identity read what it reads.
+    """Let the readers of an Identity or IdentityN read what it reads.
 
     Left alone: outputs of the graph, those with control edges in or out, and those in while loops or behind a Switch,
     where they hold control flow.
     """
-    skipped = {node.name: tensor_name(node.input[0]) for node in graph.graph_def.node if _can_skip(graph, node)}
+    nodes = [node for node in graph.graph_def.node if _can_skip(graph, node)]
+    skipped = {
+        tensor_name(f"{node.name}:{index}"): tensor_name(tensor)
+        for node in nodes
+        for index, tensor in enumerate(node.input)
+    }
+    names = {node.name for node in nodes}
     changed: list[NodeDef] = []
     for node in graph.graph_def.node:
-        if node.name in skipped or not any(tensor_name(tensor) in skipped for tensor in node.input):
+        if node.name in names or not any(tensor_name(tensor) in skipped for tensor in node.input):
             continue
         rewired = NodeDef()
         rewired.CopyFrom(node)
@@ -24,7 +30,7 @@ def skip_identities(graph: GraphView) -> GraphView:
             if tensor_name(tensor) in skipped:
                 rewired.input[position] = _origin(tensor_name(tensor), skipped)
         changed.append(rewired)
-    return graph.replace({node.name for node in changed} | skipped.keys(), changed)
+    return graph.replace({node.name for node in changed} | names, changed)
 
 
 def _origin(tensor: str, skipped: Mapping[str, str]) -> str:
@@ -34,8 +40,8 @@ def _origin(tensor: str, skipped: Mapping[str, str]) -> str:
 
 
 def _can_skip(graph: GraphView, node: NodeDef) -> bool:
-    if node.op != "Identity" or len(node.input) != 1 or node.name in graph.outputs or node.name in graph.loop_body:
+    if node.op not in ("Identity", "IdentityN") or node.name in graph.outputs or node.name in graph.loop_body:
         return False
-    if graph.nodes[node_name(node.input[0])].op == "Switch":
+    if any(tensor[0] == "^" or graph.nodes[node_name(tensor)].op == "Switch" for tensor in node.input):
         return False
     return not any(f"^{node.name}" in reader.input for reader in graph.consumers(node.name))

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tuner.model.graph_view import GraphView
-from tuner.quantization.lowering.skip_identities import skip_identities
+from tuner.model.skip_identities import skip_identities
 
 X = np.random.default_rng(0).normal(0, 1, (1, 5, 5, 8)).astype(np.float32)
 
@@ -22,6 +22,17 @@ def test_readers_read_what_an_identity_reads(float_graph: Any, run: Callable[...
     assert "out" in skipped.nodes
     assert not {"once", "twice"} & skipped.nodes.keys()
     np.testing.assert_array_equal(run(skipped, X)[0], run(graph, X)[0])
+
+
+def test_several_at_once(run: Callable[..., Any]) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 5, 5, 8], name="x")
+        first, second = tf.identity_n([x + 1, x * 2], name="both")
+        tf.subtract(second, first, name="out")
+    view = GraphView(graph.as_graph_def(), frozenset({"out"}))
+    skipped = skip_identities(view)
+    assert "both" not in skipped.nodes
+    np.testing.assert_array_equal(run(skipped, X)[0], run(view, X)[0])
 
 
 def test_identities_that_hold_control_flow_stay() -> None:

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import tensor_util
 
-from tuner.quantization.nodes import const_node, op_node
+from tuner.model.nodes import const_node, op_node
 
 
 @pytest.mark.parametrize(
