@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tuner.errors import ModelError
-from tuner.model.checkpoint import find_prefix, freeze_checkpoint
+from tuner.model.checkpoint import VARIABLES, find_prefix, freeze_checkpoint, freeze_graph_with_checkpoint
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.endpoints import find_inputs, find_outputs, prune
 from tuner.model.freezing import FrozenGraph
@@ -15,31 +15,48 @@ from tuner.model.keras_model import freeze_keras_model
 from tuner.model.saved_model import freeze_saved_model
 from tuner.model.tensorflow_error import first_line
 
-_VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable")
 
-
-def load_model(path: Path, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> DetectionModel:
+def load_model(
+    path: Path, inputs: Sequence[str] = (), outputs: Sequence[str] = (), *, checkpoint: Path | None = None
+) -> DetectionModel:
     """Read a frozen `.pb`/`.pbtxt`, a TF1 checkpoint, a SavedModel folder or a Keras file as one frozen graph.
 
     inputs, outputs: tensor names with or without ":0" (for a SavedModel also keys of its signature). Not given:
     the signature's; else the placeholders, and the Object Detection API's output names or the graph's sinks.
+    checkpoint: where the variables of a `.pb`/`.pbtxt` lie that is not frozen: a folder, a prefix or one of its files.
     The graph is frozen and pruned to the outputs, and otherwise left as it is: nothing is folded or rewritten.
 
     Raises ModelError, in one line, for whatever cannot be read, frozen or found.
     """
     try:
+        if checkpoint is not None:
+            frozen = freeze_graph_with_checkpoint(path, checkpoint, outputs)
+            return _finish(frozen, inputs, outputs, path, ModelFormat.CHECKPOINT)
         model_format = _detect_format(path)
-        if model_format is ModelFormat.FROZEN_GRAPH:
-            frozen = FrozenGraph(read_graph_def(path))
-        elif model_format is ModelFormat.CHECKPOINT:
-            frozen = freeze_checkpoint(find_prefix(path), outputs)
-        elif model_format is ModelFormat.SAVED_MODEL:
-            frozen = freeze_saved_model(_saved_model_folder(path), outputs)
-        else:
-            frozen = freeze_keras_model(path)
-        return _finish(frozen, inputs, outputs, path, model_format)
+        return _finish(_read(path, model_format, outputs), inputs, outputs, path, model_format)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error.__cause__
+
+
+def read_unpruned(path: Path, outputs: Sequence[str] = ()) -> FrozenGraph:
+    """What `load_model` reads, before it is checked and pruned: a `.pb`/`.pbtxt` just as it lies on disk.
+
+    outputs, and errors: as `load_model`.
+    """
+    try:
+        return _read(path, _detect_format(path), outputs)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error.__cause__
+
+
+def _read(path: Path, model_format: ModelFormat, outputs: Sequence[str]) -> FrozenGraph:
+    if model_format is ModelFormat.FROZEN_GRAPH:
+        return FrozenGraph(read_graph_def(path))
+    if model_format is ModelFormat.CHECKPOINT:
+        return freeze_checkpoint(find_prefix(path), outputs)
+    if model_format is ModelFormat.SAVED_MODEL:
+        return freeze_saved_model(_saved_model_folder(path), outputs)
+    return freeze_keras_model(path)
 
 
 def _finish(
@@ -59,7 +76,7 @@ def _finish(
     found_outputs = find_outputs(graph, asked_outputs or frozen.outputs)
     found_inputs = find_inputs(graph, found_outputs, asked_inputs)
     pruned = prune(graph_def, found_outputs)
-    unfrozen = [node.name for node in pruned.node if node.op in _VARIABLES]
+    unfrozen = [node.name for node in pruned.node if node.op in VARIABLES]
     if unfrozen:
         raise ModelError(
             f"{len(unfrozen)} unfrozen variables, the first {unfrozen[0]!r}; give the checkpoint or SavedModel instead"

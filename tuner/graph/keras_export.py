@@ -1,0 +1,42 @@
+"""A Keras model in memory, written as a frozen graph with outputs of known names."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from tuner.errors import ModelError
+from tuner.files import write_bytes
+from tuner.model.freezing import freeze_function
+
+
+def save_keras_model_to_pb(
+    save_dir: str | Path,
+    file_name: str,
+    model: tf.keras.Model,
+    nr_outputs: int = 1,
+    output_node_prefix: str = "output_node",
+) -> None:
+    """Write a Keras model in inference mode to `save_dir/file_name`, a frozen graph.
+
+    nr_outputs: how many outputs the model has; they become Identity nodes called `output_node_prefix` and their number
+    from 0, in the order of `model.outputs`. The inputs keep the names of the model's.
+    Raises ModelError for a model without defined inputs, another number of outputs, a name that the graph has already,
+    or a model that cannot be frozen, and TunerError when the file cannot be written.
+    """
+    # A model that is not built may have no such attribute.
+    if not getattr(model, "inputs", None):
+        raise ModelError(f"Keras model {model.name!r} has no defined inputs: build it with an Input layer first")
+    if nr_outputs != len(model.outputs):
+        raise ModelError(f"Keras model {model.name!r} has {len(model.outputs)} outputs; nr_outputs says {nr_outputs}")
+    names = [f"{output_node_prefix}{number}" for number in range(nr_outputs)]
+
+    def infer(*images: tf.Tensor) -> list[tf.Tensor]:
+        flat: list[tf.Tensor] = tf.nest.flatten(model(list(images) if len(images) > 1 else images[0], training=False))
+        return flat
+
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
+    frozen = freeze_function(tf.function(infer, autograph=False).get_concrete_function(*specs), names)
+    taken = [name for name, tensor in zip(names, frozen.outputs, strict=True) if tensor != f"{name}:0"]
+    if taken:
+        raise ModelError(f"Keras model {model.name!r} has a node {taken[0]!r} already; choose another prefix")
+    write_bytes(Path(save_dir) / file_name, frozen.graph_def.SerializeToString(deterministic=True))
