@@ -57,7 +57,7 @@ def optimize(
     """Fold, merge and strip what inference does not need; the results stay the same."""
     console_on(verbose=verbose)
     with hushed(verbose=verbose):
-        from tuner import pipeline  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
+        from tuner import measure  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
         from tuner.cli.model_tables import change_table  # noqa: PLC0415
         from tuner.data.calibration import calibration_images  # noqa: PLC0415
         from tuner.data.dataset import open_dataset  # noqa: PLC0415
@@ -82,15 +82,16 @@ def optimize(
         latency_ms: list[float] = []
         if iters:
             try:
-                figures = pipeline.benchmark(
+                figures = measure.benchmark(
                     None,
                     [model, output],
                     dataset_location=dataset_location,
-                    batch_size=1,
+                    batch_sizes=[1],
                     warmup=5,
                     iterations=iters,
                     threads=0,
                     instances=1,
+                    xla=False,
                 )
                 latency_ms = [figure.median_ms for figure in figures]
             except ModelError as error:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from tuner.errors import ModelError
 from tuner.graph.added_constant import AddedConstant, add_constant
-from tuner.graph.training_nodes import strip_training_nodes
+from tuner.graph.strip_debug import strip_debug_ops
 from tuner.model.detection_model import DetectionModel
 from tuner.model.endpoints import prune
 from tuner.model.graph_view import GraphView, node_name, tensor_name
 from tuner.model.loading import load_model
+from tuner.model.skip_identities import skip_identities
 
 
 def freeze(
@@ -32,7 +33,7 @@ def freeze(
     else:
         model = _with_constant(_load_with(path, inputs, outputs, checkpoint, constant), constant)
     kept = frozenset(map(node_name, (*model.inputs, *model.outputs)))
-    stripped = strip_training_nodes(GraphView(model.graph_def, kept))
+    stripped = skip_identities(strip_debug_ops(GraphView(model.graph_def, kept)))
     graph_def = prune(stripped.graph_def, model.outputs)
     left = {node.name for node in graph_def.node}
     # A placeholder that only a check read is no input any more.

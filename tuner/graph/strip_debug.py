@@ -14,6 +14,7 @@ PASSING_OPS = (
 
 # Nothing reads a value of theirs that reaches an output; other ops only wait for them.
 DEBUG_OPS = ("Assert", "PrintV2", "NoOp")
+_CONDITIONS = ("Merge", "If", "StatelessIf")
 _SUMMARIES = ("Summary", "SummaryV2")
 
 
@@ -47,12 +48,21 @@ def _waits_for_check(graph: GraphView, tensor: str) -> bool:
     if tensor[0] != "^":
         return False
     name = node_name(tensor)
-    op = graph.nodes[name].op
-    if op == "Merge":
-        # TF1 puts an Assert into a condition of its own, whose result is only waited for.
-        reads = (read for reader in graph.consumers(name) for read in reader.input)
-        return name not in graph.outputs and all(read[0] == "^" for read in reads if node_name(read) == name)
-    return op in DEBUG_OPS or op.endswith(_SUMMARIES)
+    node = graph.nodes[name]
+    if node.op in DEBUG_OPS or node.op.endswith(_SUMMARIES):
+        return True
+    # An Assert stands in a condition of its own, whose result is only waited for; in TF2 behind an Identity.
+    if node.op == "Identity" and not _is_read(graph, node.name):
+        name = node_name(node.input[0])
+        others = {reader.name for reader in graph.consumers(name)} - {node.name}
+        return graph.nodes[name].op in _CONDITIONS and name not in graph.outputs and not others
+    return node.op in _CONDITIONS and not _is_read(graph, name)
+
+
+def _is_read(graph: GraphView, name: str) -> bool:
+    """Whether anything takes a value of the node, and does not only wait for it."""
+    reads = (read for reader in graph.consumers(name) for read in reader.input)
+    return name in graph.outputs or any(read[0] != "^" and node_name(read) == name for read in reads)
 
 
 def _without_checks(graph: GraphView, node: NodeDef, branching: frozenset[str]) -> Iterator[str]:
