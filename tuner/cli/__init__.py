@@ -1,4 +1,4 @@
-from tuner.cli import commands  # noqa: F401 - importing a module of commands adds them to the application
+from tuner.cli import commands, export_commands  # noqa: F401 - importing a module of commands adds them
 from tuner.cli.app import main
 
 __all__ = ["main"]
