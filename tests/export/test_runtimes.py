@@ -17,7 +17,7 @@ from tuner.export.runtimes import export_onnx, export_tflite
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, INT8, PrecisionPlan
-from tuner.quantization.quantize import find_quantizable_ops, prepare
+from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize
 from tuner.quantization.ranges import Ranges, collect_ranges
 from tuner.quantization.simulation import simulate
 
@@ -134,6 +134,15 @@ def test_plan_of_another_model(tmp_path: Path, network_detector: DetectionModel)
     pytest.importorskip("onnx")
     with pytest.raises(ConfigError, match=r"^the plan is of another model: detector.pb has no operator 'elsewhere'$"):
         export_onnx(network_detector, tmp_path / "a.onnx", IMAGES, PrecisionPlan({"elsewhere": INT8}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_graph_is_not_exported_again(tmp_path: Path, network_detector: DetectionModel) -> None:
+    pytest.importorskip("onnx")
+    int8 = quantize(*quantized(network_detector))
+    for export in (export_onnx, export_tflite):
+        with pytest.raises(ConfigError, match=r"^detector.pb: an int8 graph already \(\w+\): give the float model"):
+            export(int8, tmp_path / "a.onnx", IMAGES)
     assert not list(tmp_path.iterdir())
 
 

@@ -38,7 +38,7 @@ def cut_at_heads(model: DetectionModel) -> Cut:
     heads = _find_heads(model.graph)
     after = _behind(model.graph, heads)
     kinds = {model.graph.nodes[name].op for name in after}
-    if not any(kind.startswith(_ELSEWHERE) or kind in _LOOPS for kind in kinds):
+    if not heads or not any(kind.startswith(_ELSEWHERE) or kind in _LOOPS for kind in kinds):
         return Cut(model, None)
     outputs = tuple(f"{head}:0" for head in heads)
     network = replace(model, graph_def=prune(model.graph_def, outputs), outputs=outputs)

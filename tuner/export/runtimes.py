@@ -60,6 +60,7 @@ def export_onnx(
         from tuner.export.onnx_model import to_onnx  # noqa: PLC0415 - an extra, which others do not need
     except ModuleNotFoundError as error:
         raise TunerError(f"ONNX needs {error.name}: pip install 'tuner[onnx]'") from error
+    _check_float(model)
     prepared = prepare(optimize_postprocess(model, images[:_OPTIMIZATION_IMAGES]).model if optimize else model)
     ops = find_quantizable_ops(prepared)
     plan = PrecisionPlan(dict.fromkeys(ops.names, INT8)) if plan is None else plan
@@ -84,9 +85,19 @@ def export_tflite(model: DetectionModel, output: Path, images: Sequence[NDArray[
 
     images: for calibration, each [1, H, W, 3]. Raises TunerError as `export_onnx` does.
     """
+    _check_float(model)
     optimized = optimize_postprocess(model, images[:_OPTIMIZATION_IMAGES]).model
+    # Not `prepare`, whose Splits in the place of channel shuffles the converter fails to quantise.
     cut = cut_at_heads(optimized.with_graph(fold_batch_norm(skip_identities(optimized.graph)).graph_def))
     return _write(cut, output, to_tflite(cut.network, images), None)
+
+
+def _check_float(model: DetectionModel) -> None:
+    quantized = next((node for node in model.graph_def.node if "Quantize" in node.op), None)
+    if quantized is not None:
+        raise ConfigError(
+            f"{model.source}: an int8 graph already ({quantized.op}): give the float model that it was made from"
+        )
 
 
 def _write(cut: Cut, output: Path, content: bytes, int8_ops: int | None) -> Exported:
