@@ -65,6 +65,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "faster_coco_eval": ("evaluation/coco_map.py",),
     "tensorflow": _TENSORFLOW_ROOMS,
     "keras": _TENSORFLOW_ROOMS,
+    **dict.fromkeys(("onnx", "tf2onnx"), ("export/onnx_model.py",)),
     # Files that run code when they are read have no door at all.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }

@@ -8,6 +8,8 @@ from tuner.export.saved_model import build_saved_model
 from tuner.files import write_bytes, write_folder
 from tuner.model.detection_model import DetectionModel
 
+# Names that end so are of files; all others are of SavedModel folders.
+_FILES = (".pb", ".onnx", ".tflite")
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 _SAVED_MODEL_ENTRIES = frozenset(
     (*_SAVED_MODEL_FILES, "variables", "assets", "assets.extra", "debug", "fingerprint.pb", "keras_metadata.pb")
@@ -37,7 +39,7 @@ def export_model(model: DetectionModel, output: Path) -> None:
 
 
 def check_output(output: Path, input_model: Path | None = None) -> None:
-    """Tell before a run whether `export_model` could write to `output`. What is made to find out is removed again.
+    """Tell before a run whether a model could be written to `output`. What is made to find out is removed again.
 
     Raises TunerError when the place is taken by `input_model` or something other than a model of the same form, or when
     its folder cannot be written or made.
@@ -56,9 +58,9 @@ def _is_frozen_graph(output: Path) -> bool:
 
 
 def _check_existing(output: Path) -> None:
-    if _is_frozen_graph(output):
+    if output.suffix in _FILES:
         if output.is_dir():
-            raise TunerError(f"{output}: is a folder; a name ending in .pb is written as a file")
+            raise TunerError(f"{output}: is a folder; a name ending in {output.suffix} is written as a file")
     elif output.is_dir():
         # Replacing a folder deletes what is in it: that may be nothing but an old SavedModel.
         names = sorted(entry.name for entry in output.iterdir())

@@ -1,0 +1,168 @@
+"""The exporting command: a detector in the form that another runtime takes."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tuner.cli.app import Model, SkipBadRecords, Verbose, app, console_on, show
+from tuner.cli.settings import load_settings
+from tuner.cli.terminal import hushed
+from tuner.config import TuningConfig, resolve_op_rules
+from tuner.errors import ConfigError
+from tuner.precision import PrecisionPlan
+
+EXPORT_EXAMPLE = "tuner export f.pb f.onnx --format onnx --plan workspace/plan.yaml"
+NO_TF_TRT = (
+    "tf-trt: TF-TRT is gone from TensorFlow's CPU builds and from all current ones; "
+    "use --format onnx and give the file to TensorRT"
+)
+IMAGES = 100
+
+
+class Format(StrEnum):
+    """The form to write."""
+
+    SAVED_MODEL = "savedmodel"
+    ONNX = "onnx"
+    TFLITE = "tflite"
+    TF_TRT = "tf-trt"
+
+
+SUFFIXES = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite"}
+
+
+@app.command(epilog=f"Example:\n\n{EXPORT_EXAMPLE}")
+def export(
+    *,
+    model: Model,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="What to write.", show_default=False)],
+    to: Annotated[Format, typer.Option("--format", help="SavedModel of any graph; the others of a float model.")],
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="YAML", help="ONNX: plan.yaml of a workspace; all in int8 unless given."),
+    ] = None,
+    calibration_location: Annotated[
+        Path | None,
+        typer.Option("--calibration_location", metavar="PATH", help="Images for ranges, if not those of the plan."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=1, help="For calibration without a plan.")
+    ] = IMAGES,
+    skip_bad_records: SkipBadRecords = False,
+    verbose: Verbose = False,
+) -> int:
+    """Write a detector for another runtime: SavedModel, ONNX or TFLite."""
+    if to is Format.TF_TRT:
+        raise ConfigError(NO_TF_TRT)
+    if to is Format.SAVED_MODEL:
+        if plan is not None or calibration_location is not None:
+            raise ConfigError("--format savedmodel writes the graph as it is: no --plan or --calibration_location")
+        if output.suffix == ".pb":
+            raise ConfigError(f"{output}: a SavedModel is a folder; give a name that does not end in .pb")
+    elif output.suffix != SUFFIXES[to]:
+        raise ConfigError(f"{output}: expected a name ending in {SUFFIXES[to]} for --format {to}")
+    if to is Format.TFLITE and plan is not None:
+        raise ConfigError("--format tflite: TensorFlow's converter chooses the precisions; --plan is for onnx")
+    if to is not Format.SAVED_MODEL and plan is None and calibration_location is None:
+        raise ConfigError("no images: give --calibration_location" + (" or --plan" if to is Format.ONNX else ""))
+    console_on(verbose=verbose)
+    with hushed(verbose=verbose):
+        if to is Format.SAVED_MODEL:
+            table = _saved_model(model, output)
+        else:
+            settings = load_settings(
+                plan,
+                None,
+                model,
+                # Images for ranges are all that is read of it.
+                dataset_location=calibration_location if plan is None else None,
+                calibration_location=calibration_location,
+            )
+            table = _network(
+                to,
+                model,
+                output,
+                settings,
+                plan=_plan(settings, plan),
+                count=images,
+                skip_bad_records=skip_bad_records,
+            )
+    show(table)
+    return 0
+
+
+def _saved_model(path: Path, output: Path) -> Table:
+    from tuner.export.output import check_output, export_model  # noqa: PLC0415 - TensorFlow takes seconds
+    from tuner.model.loading import load_model  # noqa: PLC0415
+
+    check_output(output, path)
+    model = load_model(path)
+    export_model(model, output)
+    table = _table([output])
+    table.add_row("inputs", ", ".join(model.inputs))
+    table.add_row("outputs", ", ".join(model.outputs))
+    return table
+
+
+def _network(
+    to: Format,
+    path: Path,
+    output: Path,
+    settings: TuningConfig,
+    *,
+    plan: PrecisionPlan | None,
+    count: int,
+    skip_bad_records: bool,
+) -> Table:
+    from tuner.data.calibration import calibration_images  # noqa: PLC0415
+    from tuner.export.output import check_output  # noqa: PLC0415
+    from tuner.export.runtimes import export_onnx, export_tflite  # noqa: PLC0415
+    from tuner.inputs import open_inputs  # noqa: PLC0415
+    from tuner.model.loading import load_model  # noqa: PLC0415
+
+    check_output(output, path)
+    model = load_model(path, settings.model.inputs, settings.model.outputs)
+    inputs = open_inputs(settings, skip_bad_records=skip_bad_records, cache_mb=0)
+    quantization = settings.quantization
+    if plan is not None:
+        count = max(quantization.calibration.sampling_sizes)
+    images = list(calibration_images(inputs.calibration, count))
+    if to is Format.TFLITE:
+        exported = export_tflite(model, output, images)
+    else:
+        exported = export_onnx(
+            model,
+            output,
+            images,
+            plan,
+            corrections=quantization.corrections if plan is not None else (),
+            optimize=quantization.optimize_postprocess,
+            matmul_kernel=quantization.has_matmul_kernel,
+        )
+    table = _table(exported.files)
+    table.add_row(
+        "int8 operators", "as TensorFlow's converter chose" if to is Format.TFLITE else str(exported.int8_ops)
+    )
+    table.add_row("outputs", ", ".join(exported.outputs))
+    return table
+
+
+def _plan(settings: TuningConfig, path: Path | None) -> PrecisionPlan | None:
+    if path is None:
+        return None
+    rules = settings.quantization.op_wise
+    if not rules:
+        raise ConfigError(f"{path}: no quantization.op_wise: expected the plan.yaml of a workspace")
+    return PrecisionPlan({op: allowed[0] for op, allowed in resolve_op_rules(rules, list(rules)).items()})
+
+
+def _table(written: Sequence[Path]) -> Table:
+    table = Table("what", "is", show_header=False)
+    for path in written:
+        files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        table.add_row("written", f"{path}, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
+    return table
