@@ -1,4 +1,4 @@
-"""Speed and where the time goes: arguments in, one call, a table, Markdown or JSON out."""
+"""One model, or two, as they are: accuracy, speed, and where the time goes."""
 
 import json
 from collections.abc import Sequence
@@ -10,22 +10,29 @@ import typer
 
 from tuner.cli.app import (
     BENCHMARK_EXAMPLE,
+    EVALUATE_EXAMPLE,
+    BatchSize,
+    CacheMb,
     Config,
     Iterations,
     Location,
     Model,
+    Quiet,
+    SkipBadRecords,
     Topology,
     Verbose,
     app,
     console_on,
     show,
 )
-from tuner.cli.settings import load_settings
+from tuner.cli.progress import progress_on
+from tuner.cli.settings import FlagSetting, load_settings
 from tuner.cli.terminal import hushed
 from tuner.config import PerformanceConfig
 from tuner.errors import ConfigError
 from tuner.files import write_text
 from tuner.report.speed import latency_markdown, latency_table, profile_tables
+from tuner.report.table import measurement_table
 
 PROFILE_EXAMPLE = "tuner profile f.pb trace.json --dataset_location coco"
 SEVERAL_EXAMPLE = "tuner benchmark f.pb --vs q.pb --batch_size 1,4,8 --warmup 50 --iters 1000 --xla"
@@ -33,6 +40,35 @@ ITERATIONS = 100
 SCHEMA = 1
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+
+
+@app.command(epilog=f"Example:\n\n{EVALUATE_EXAMPLE}")
+def evaluate(
+    *,
+    model: Model,
+    dataset_location: Location = None,
+    topology: Topology = None,
+    config: Config = None,
+    batch_size: BatchSize = None,
+    iters: Iterations = None,
+    skip_bad_records: SkipBadRecords = False,
+    cache_mb: CacheMb = 512,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Measure one model: the COCO figures and the latency."""
+    flags = [
+        FlagSetting("--batch_size", "evaluation.accuracy.dataloader.batch_size", batch_size),
+        FlagSetting("--iters", "evaluation.performance.iteration", iters),
+    ]
+    settings = load_settings(config, topology, model, flags=flags, dataset_location=dataset_location)
+    console = console_on(verbose=verbose)
+    with hushed(verbose=verbose):
+        from tuner import measure  # noqa: PLC0415
+    progress = progress_on(console, quiet=quiet)
+    measurement = measure.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    show(measurement_table(measurement, model))
+    return 0
 
 
 @app.command(epilog=f"Examples:\n\n{BENCHMARK_EXAMPLE}\n\n{SEVERAL_EXAMPLE}")

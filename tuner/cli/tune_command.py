@@ -1,4 +1,4 @@
-"""Tuning and evaluation: arguments in, one call of the pipeline, a table and an exit code out."""
+"""Tuning: arguments in, one call of the pipeline, a table and an exit code out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,14 +6,10 @@ from typing import Annotated
 import typer
 
 from tuner.cli.app import (
-    EVALUATE_EXAMPLE,
     TUNE_EXAMPLE,
-    BatchSize,
     CacheMb,
     Config,
-    Iterations,
     Location,
-    Model,
     Quiet,
     SkipBadRecords,
     Topology,
@@ -27,7 +23,7 @@ from tuner.cli.settings import FlagSetting, load_settings
 from tuner.cli.terminal import hushed
 from tuner.config import workspace_of
 from tuner.errors import ConfigError
-from tuner.report.table import measurement_table, tuning_table
+from tuner.report.table import tuning_table
 
 NOT_ACCEPTED, INTERRUPTED = 3, 130
 EXIT_CODES = {"accepted": 0, "best_effort": NOT_ACCEPTED, "failed": NOT_ACCEPTED, "interrupted": INTERRUPTED}
@@ -155,32 +151,3 @@ def tune(
     result = pipeline.tune(job, progress_on(console, quiet=quiet))
     show(tuning_table(result, folder))
     return EXIT_CODES[result.status.value]
-
-
-@app.command(epilog=f"Example:\n\n{EVALUATE_EXAMPLE}")
-def evaluate(
-    *,
-    model: Model,
-    dataset_location: Location = None,
-    topology: Topology = None,
-    config: Config = None,
-    batch_size: BatchSize = None,
-    iters: Iterations = None,
-    skip_bad_records: SkipBadRecords = False,
-    cache_mb: CacheMb = 512,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> int:
-    """Measure one model: the COCO figures and the latency."""
-    flags = [
-        FlagSetting("--batch_size", "evaluation.accuracy.dataloader.batch_size", batch_size),
-        FlagSetting("--iters", "evaluation.performance.iteration", iters),
-    ]
-    settings = load_settings(config, topology, model, flags=flags, dataset_location=dataset_location)
-    console = console_on(verbose=verbose)
-    with hushed(verbose=verbose):
-        from tuner import measure  # noqa: PLC0415
-    progress = progress_on(console, quiet=quiet)
-    measurement = measure.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
-    show(measurement_table(measurement, model))
-    return 0
