@@ -49,16 +49,17 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
 
     Raises ValueError in words that can follow "segmentation:" for anything else.
     """
-    if isinstance(segmentation, list) and segmentation and all(_is_polygon(one) for one in segmentation):
+    largest = 2 * max(height, width)
+    if isinstance(segmentation, list) and segmentation and all(_is_polygon(one, largest) for one in segmentation):
         parts = pycocotools.mask.frPyObjects(segmentation, height, width)
         code: bytes = pycocotools.mask.merge(parts)["counts"]
         return code
     if isinstance(segmentation, dict) and segmentation.get("size") == [height, width]:
         counts = segmentation.get("counts")
-        if isinstance(counts, list) and all(isinstance(n, int) for n in counts) and sum(counts) == height * width:
+        if isinstance(counts, list) and _are_runs(counts, height * width):
             code = pycocotools.mask.frPyObjects(segmentation, height, width)["counts"]
             return code
-        if isinstance(counts, str) and counts:
+        if isinstance(counts, str) and _is_code(counts, height, width):
             return counts.encode()
     raise ValueError(
         f"got {str(segmentation)[:60]}; expected polygons of at least three points, or run lengths with "
@@ -105,6 +106,21 @@ def _encoded(mask: NDArray[np.bool_]) -> bytes:
     return code
 
 
-def _is_polygon(value: Any) -> bool:
+def _is_polygon(value: Any, largest: float) -> bool:
+    """Whether it is a list x, y, x, y .. of at least three points, no coordinate beyond `largest`."""
     numbers = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
-    return numbers and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+    return numbers and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and -largest <= one <= largest for one in value
+    )
+
+
+def _are_runs(counts: list[Any], pixels: int) -> bool:
+    return all(isinstance(one, int) and one >= 0 for one in counts) and sum(counts) == pixels
+
+
+def _is_code(counts: str, height: int, width: int) -> bool:
+    try:
+        pycocotools.mask.decode({"size": [height, width], "counts": counts.encode()})
+    except ValueError:
+        return False
+    return bool(counts)

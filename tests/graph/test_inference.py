@@ -54,6 +54,29 @@ def test_a_second_time_changes_nothing(float_graph: Any) -> None:
     assert optimize_for_inference(once).sha256 == once.sha256
 
 
+BEHIND = {
+    "norm, factor": lambda sketch, y: sketch.batch_norm(y, "norm").y * 3.0,
+    "norm, summand": lambda sketch, y: sketch.batch_norm(tf.nn.bias_add(y, [0.5] * 12), "norm").y + [2.0] * 12,
+    "factor, norm": lambda sketch, y: sketch.batch_norm(y * 3.0, "norm").y,
+    "norm, norm": lambda sketch, y: sketch.batch_norm(sketch.batch_norm(y, "norm").y, "again").y,
+    "norm, factor, norm": lambda sketch, y: sketch.batch_norm(sketch.batch_norm(y, "norm").y * 3.0, "again").y,
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_all_that_scales_a_convolution_goes_into_it(behind: str, float_graph: Any) -> None:
+    sketch = float_graph(seed=2)
+    with sketch.graph.as_default():
+        tf.nn.relu(BEHIND[behind](sketch, sketch.convolve(sketch.x, "conv")), name="out")
+    model = sketch.model()
+    optimized = optimize_for_inference(model)
+    counts = ops_of(optimized)
+    del counts["Const"]
+    assert counts == {"Placeholder": 1, "Conv2D": 1, "BiasAdd": 1, "Relu": 1}
+    assert check_same_results(model, optimized, [X])["out:0"] < 1e-6
+    assert optimize_for_inference(optimized).sha256 == optimized.sha256
+
+
 def test_a_graph_that_says_something_else_is_refused(float_graph: Any) -> None:
     sketch, other = float_graph(seed=2), float_graph(seed=3)
     for one in (sketch, other):

@@ -24,8 +24,9 @@ def optimize_for_inference(model: DetectionModel) -> DetectionModel:
     """
     graph = skip_identities(strip_dropout(strip_debug_ops(model.graph)))
     graph = _with_constants(graph)
-    # A BatchNorm may be followed by a factor, and constants by what only folding made one.
-    graph = fold_scale_and_shift(fold_batch_norm(graph))
+    # What one folding leaves behind, a factor or another BatchNorm, may be the next one's.
+    while (folded := fold_scale_and_shift(fold_batch_norm(graph))).graph_def != graph.graph_def:
+        graph = folded
     return model.with_graph(merge_duplicates(graph).graph_def)
 
 

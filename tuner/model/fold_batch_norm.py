@@ -87,7 +87,8 @@ def fold_affine(
     )
     if convolution.op == "DepthwiseConv2dNative" and factor.size > 1:
         factor = factor.reshape(weights.shape[2:])
-    weights_name, bias_name = f"{convolution.name}/folded_weights", f"{last.name}/folded_bias"
+    weights_name = graph.free_name(f"{convolution.name}/folded_weights")
+    bias_name = graph.free_name(f"{last.name}/folded_bias")
     new_convolution = NodeDef()
     new_convolution.CopyFrom(convolution)
     new_convolution.input[1] = weights_name

@@ -88,6 +88,11 @@ class GraphView:
         """The shape of output 0 of a node as TensorFlow infers it: empty where even the rank is unknown."""
         return self._shapes.get(name, ())
 
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or with the first number behind it that makes it the name of no node."""
+        names = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(1)))
+        return next(name for name in names if name not in self.nodes)
+
     @cached_property
     def loop_body(self) -> frozenset[str]:
         """The nodes inside TF1 while loops: everything that an Enter reaches before an Exit."""
@@ -109,7 +114,7 @@ class GraphView:
         taken = self.nodes.keys() - set(removed)
         for node in added:
             if node.name in taken:
-                raise ModelError(f"the graph has a node called {node.name!r} already, where a quantised one would go")
+                raise ModelError(f"the graph has a node called {node.name!r} already, where another one would go")
             taken.add(node.name)
         kept = (node for node in self.graph_def.node if node.name not in removed)
         return GraphView(prune_nodes(itertools.chain(kept, added), self.outputs, self.graph_def), self.outputs)
