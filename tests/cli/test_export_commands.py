@@ -1,5 +1,6 @@
 """What `tuner export` writes, and what it refuses in one line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ assert "tuner" not in sys.modules
 
 
 @pytest.fixture
-def int8_graph() -> DetectionModel:
+def float_model() -> DetectionModel:
     random = np.random.default_rng(0)
     with tf.Graph().as_default() as graph:
         image = tf.compat.v1.placeholder(tf.uint8, [1, None, None, 3], name="image_tensor")
@@ -36,10 +37,14 @@ def int8_graph() -> DetectionModel:
             weights = random.normal(0, 0.3, (3, 3, x.shape[-1], channels)).astype(np.float32)
             x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, weights, 2, "SAME"), np.ones(channels, np.float32)))
         tf.identity(x, name="scores")
-    model = DetectionModel(
+    return DetectionModel(
         graph.as_graph_def(), ("image_tensor:0",), ("scores:0",), Path("d.pb"), ModelFormat.FROZEN_GRAPH
     )
-    prepared = prepare(model)
+
+
+@pytest.fixture
+def int8_graph(float_model: DetectionModel) -> DetectionModel:
+    prepared = prepare(float_model)
     ops = find_quantizable_ops(prepared)
     ranges = collect_ranges(prepared, ops.tensors, [IMAGE])
     return quantize(prepared, PrecisionPlan(dict.fromkeys(ops.names, INT8)), ranges)
@@ -64,6 +69,8 @@ def test_int8_graph_as_saved_model_answers_where_tuner_is_not(tmp_path: Path, in
         ("f.pb --format savedmodel", "f.pb: a SavedModel is a folder"),
         ("f --format savedmodel --plan p.yaml", "--format savedmodel writes the graph as it is"),
         ("f.tflite --format tflite --plan p.yaml", "--format tflite: TensorFlow's converter chooses"),
+        ("f.tflite --format tflite --symmetric", "--format tflite: --symmetric is for onnx"),
+        ("f --format savedmodel --symmetric", "--format savedmodel: --symmetric is for onnx"),
         ("f.onnx --format onnx", "no images: give --calibration_location or --plan"),
         ("f.tflite --format tflite", "no images: give --calibration_location"),
         ("f.onnx --format coreml --plan p.yaml", "'coreml' is not one of"),
@@ -90,3 +97,51 @@ def test_plan_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     Path("p.yaml").write_text("model: {name: m}\n")
     assert main(["export", "m.pb", "f.onnx", "--format", "onnx", "--plan", "p.yaml"]) == 2
     assert "p.yaml: no quantization.op_wise: expected the plan.yaml of a workspace" in capsys.readouterr().err
+
+
+@pytest.fixture
+def export_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_model: DetectionModel) -> list[str]:
+    """The arguments that export m.pb to f.onnx; p.yaml is a plan in bf16."""
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    Path("1.jpg").write_bytes(tf.io.encode_jpeg(IMAGE[0]).numpy())
+    about = {"id": 1, "file_name": "1.jpg", "height": 24, "width": 32}
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 12, 8], "area": 96, "iscrowd": 0}
+    table = {"images": [about], "annotations": [box], "categories": [{"id": 3, "name": "kind"}]}
+    Path("instances.json").write_text(json.dumps(table))
+    export_model(float_model, Path("m.pb"))
+    precisions = {op: {"activation": {"dtype": ["bf16"]}} for op in find_quantizable_ops(prepare(float_model)).names}
+    images = {"dataloader": {"dataset": {"COCORaw": {"root": ".", "img_dir": ".", "anno_dir": "instances.json"}}}}
+    plan = {
+        "model": {"name": "m", "framework": "tensorflow"},
+        "quantization": {"op_wise": precisions},
+        "evaluation": {"accuracy": images},
+    }
+    Path("p.yaml").write_text(json.dumps(plan))
+    return ["export", "m.pb", "f.onnx", "--format", "onnx", "--calibration_location", "instances.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "activations", "biases"),
+    [([], "u8, with zero points", "32-bit integers"), (["--symmetric"], "int8, zero point 0", "float")],
+)
+def test_the_form_is_told(
+    export_arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    activations: str,
+    biases: str,
+) -> None:
+    assert main([*export_arguments, *arguments]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in capsys.readouterr().out.splitlines()]
+    assert ["int8 operators", "2"] in rows
+    assert ["activations", activations] in rows and ["biases", biases] in rows
+    assert json.loads(Path("f.json").read_text())["symmetric"] == bool(arguments)
+
+
+def test_plan_without_int8_says_how_to_get_some(
+    export_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*export_arguments, "--plan", "p.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("the plan has no int8 operators: give no --plan for all int8" in line for line in lines)

@@ -113,6 +113,61 @@ def test_one_convolution_is_exact_to_a_step(tmp_path: Path, network_detector: De
         np.testing.assert_allclose(value, simulated[name], atol=1e-2 * np.abs(simulated[name]).max())
 
 
+def test_symmetric_onnx_has_neither_zero_points_nor_int8_biases(
+    tmp_path: Path, network_detector: DetectionModel
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    file = tmp_path / "detector.onnx"
+    assert export_onnx(network_detector, file, IMAGES, symmetric=True).int8_ops == 8
+    assert json.loads(file.with_suffix(".json").read_text())["symmetric"] is True
+
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    roundings = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {node.op_type for node in roundings} == {"QuantizeLinear", "DequantizeLinear"}
+    for node in roundings:
+        zero_point = constants[node.input[2]]
+        assert zero_point.dtype == np.int8 and not zero_point.any()
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 8
+    for node in convolutions:
+        weights = makers[node.input[1]]
+        assert weights.op_type == "DequantizeLinear" and weights.attribute[0].i == 0
+        assert constants[weights.input[1]].shape == constants[node.input[2]].shape
+        assert constants[node.input[2]].dtype == np.float32
+
+
+def test_symmetric_onnx_answers_as_the_network(tmp_path: Path, network_detector: DetectionModel) -> None:
+    pytest.importorskip("onnx")
+    file = tmp_path / "detector.onnx"
+    export_onnx(network_detector, file, IMAGES, symmetric=True)
+    found = run_onnx(file)
+
+    prepared, plan, ranges = quantized(network_detector)
+    network = cut_at_heads(prepared).network
+    exact = run(network)
+    rounded = round_as_planned(network.graph, plan, ranges, symmetric=True)
+    assert_rounds_alike(found, run(network.with_graph(rounded.graph.graph_def)), exact)
+    for name, value in found.items():
+        assert np.linalg.norm(value - exact[name]) <= 0.1 * np.linalg.norm(exact[name])
+
+
+def test_symmetric_step_is_the_largest_magnitude_of_127(network_detector: DetectionModel) -> None:
+    prepared, plan, ranges = quantized(network_detector)
+    network = cut_at_heads(prepared).network
+    lows = []
+    # One by one, for then what an operator reads has one scale; of a depthwise one it has a scale for each channel.
+    for op in (op for op in plan if network.graph.nodes[op].op == "Conv2D"):
+        rounded = round_as_planned(network.graph, PrecisionPlan({op: INT8}), ranges, symmetric=True)
+        ((name, rounding),) = rounded.roundings.items()
+        observed = ranges[name.removesuffix("/rounded").replace("/output_", ":")]
+        assert rounding.step == pytest.approx(max(-observed.low, observed.high) / 127)
+        lows.append(observed.low)
+    assert min(lows) < 0 <= max(lows)
+
+
 def test_postprocess_joins_on(tmp_path: Path, network_detector: DetectionModel) -> None:
     cut = cut_at_heads(network_detector)
     assert cut.postprocess is not None

@@ -13,13 +13,14 @@ from tuner.cli.settings import load_settings
 from tuner.cli.terminal import hushed
 from tuner.config import TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError
-from tuner.precision import PrecisionPlan
+from tuner.precision import Dtype, PrecisionPlan
 
 EXPORT_EXAMPLE = "tuner export f.pb f.onnx --format onnx --plan workspace/plan.yaml"
 NO_TF_TRT = (
     "tf-trt: TF-TRT is gone from TensorFlow's CPU builds and from all current ones; "
-    "use --format onnx and give the file to TensorRT"
+    "use --format onnx --symmetric, the form that TensorRT asks for (checked in ONNX Runtime only)"
 )
+NO_INT8 = "the plan has no int8 operators: give no --plan for all int8"
 IMAGES = 100
 
 
@@ -52,12 +53,17 @@ def export(
     images: Annotated[
         int, typer.Option("--images", metavar="N", min=1, help="For calibration without a plan.")
     ] = IMAGES,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="ONNX: int8 with zero point 0 and float biases, as TensorRT asks.")
+    ] = False,
     skip_bad_records: SkipBadRecords = False,
     verbose: Verbose = False,
 ) -> int:
     """Write a detector for another runtime: SavedModel, ONNX or TFLite."""
     if to is Format.TF_TRT:
         raise ConfigError(NO_TF_TRT)
+    if symmetric and to is not Format.ONNX:
+        raise ConfigError(f"--format {to}: --symmetric is for onnx")
     if to is Format.SAVED_MODEL:
         if plan is not None or calibration_location is not None:
             raise ConfigError("--format savedmodel writes the graph as it is: no --plan or --calibration_location")
@@ -89,6 +95,7 @@ def export(
                 settings,
                 plan=_plan(settings, plan),
                 count=images,
+                symmetric=symmetric,
                 skip_bad_records=skip_bad_records,
             )
     show(table)
@@ -116,6 +123,7 @@ def _network(
     *,
     plan: PrecisionPlan | None,
     count: int,
+    symmetric: bool,
     skip_bad_records: bool,
 ) -> Table:
     from tuner.data.calibration import calibration_images  # noqa: PLC0415
@@ -142,11 +150,17 @@ def _network(
             corrections=quantization.corrections if plan is not None else (),
             optimize=quantization.optimize_postprocess,
             matmul_kernel=quantization.has_matmul_kernel,
+            symmetric=symmetric,
         )
     table = _table(exported.files)
     table.add_row(
         "int8 operators", "as TensorFlow's converter chose" if to is Format.TFLITE else str(exported.int8_ops)
     )
+    if plan is not None and not plan.count()[Dtype.INT8]:
+        table.add_row("note", NO_INT8)
+    if exported.int8_ops:
+        table.add_row("activations", "int8, zero point 0" if symmetric else "u8, with zero points")
+        table.add_row("biases", "float" if symmetric else "32-bit integers")
     table.add_row("outputs", ", ".join(exported.outputs))
     return table
 

@@ -16,7 +16,7 @@ from tf2onnx.tfonnx import process_tf_graph
 from tf2onnx.utils import make_name
 
 from tuner.errors import ModelError, QuantizationError
-from tuner.export.rounded_graph import RoundedGraph, RoundedWeights, Rounding
+from tuner.export.rounded_graph import RoundedGraph
 from tuner.model.frozen_graph import import_graph
 from tuner.model.graph_view import GraphView
 
@@ -29,6 +29,7 @@ _MULTIPLICATIONS = ("Conv", "MatMul", "Gemm")
 def to_onnx(rounded: RoundedGraph, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
     """The ONNX model of a rounded graph. inputs, outputs: tensor names, which the model keeps.
 
+    Activations are u8 with zero points, biases 32-bit; of a symmetric graph int8 with the zero point 0, and float.
     Raises ModelError naming the ops that ONNX has no form of, QuantizationError where an int8 op went missing.
     """
     model = _converted(rounded, inputs, outputs)
@@ -38,8 +39,8 @@ def to_onnx(rounded: RoundedGraph, inputs: Sequence[str], outputs: Sequence[str]
     )
     if unknown:
         raise ModelError(f"ONNX has no form of {', '.join(sorted(unknown))}")
-    _write_roundings(model, rounded.roundings)
-    _write_weights(model, rounded.weights)
+    _write_roundings(model, rounded)
+    _write_weights(model, rounded)
     onnx.checker.check_model(model)
     return model
 
@@ -142,27 +143,29 @@ def _pad_edges(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     graph.make_node("Pad", [data, pads], {"mode": "edge"}, outputs=[output], name=name, shapes=[shape], dtypes=[dtype])
 
 
-def _write_roundings(model: ModelProto, roundings: Mapping[str, Rounding]) -> None:
+def _write_roundings(model: ModelProto, rounded: RoundedGraph) -> None:
     """Replace the Clips by pairs of QuantizeLinear and DequantizeLinear."""
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        rounding = roundings.get(node.name) if node.op_type == "Clip" else None
+        rounding = rounded.roundings.get(node.name) if node.op_type == "Clip" else None
         if rounding is None:
             nodes.append(node)
             continue
         how = [f"{node.name}/step", f"{node.name}/zero_point"]
-        _add_constants(model, dict(zip(how, (rounding.step, np.uint8(rounding.zero_point)), strict=True)))
+        zero_point = np.int8(0) if rounded.symmetric else np.uint8(rounding.zero_point)
+        _add_constants(model, dict(zip(how, (rounding.step, zero_point), strict=True)))
         codes = f"{node.name}/codes"
         nodes.append(helper.make_node("QuantizeLinear", [node.input[0], *how], [codes], name=codes))
         nodes.append(helper.make_node("DequantizeLinear", [codes, *how], list(node.output), name=node.name))
     _replace_nodes(model, nodes)
 
 
-def _write_weights(model: ModelProto, weights: Mapping[str, RoundedWeights]) -> None:
-    """Replace the weights of int8 ops by codes, and biases by sums of products of codes.
+def _write_weights(model: ModelProto, rounded: RoundedGraph) -> None:
+    """Replace the weights of int8 ops by codes, and biases by sums of products of codes but in a symmetric graph.
 
     Weights are known by their values: names of nodes change in the conversion.
     """
+    weights = rounded.weights
     known = {one.values.tobytes(): one for one in weights.values()}
     constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -177,7 +180,7 @@ def _write_weights(model: ModelProto, weights: Mapping[str, RoundedWeights]) -> 
             axis, codes = (0, one.codes) if is_convolution else (1, one.codes[:, :, 0, 0].T)
             nodes.append(_dequantized(model, f"{node.name}/weights", codes.reshape(values.shape), one.steps, axis))
             node.input[1] = nodes[-1].name
-            if len(node.input) > 2 and node.input[2] in constants:
+            if len(node.input) > 2 and node.input[2] in constants and not rounded.symmetric:
                 steps = (_input_step(node, makers, constants) * one.steps).astype(np.float32)
                 sums = np.rint(constants[node.input[2]].astype(np.float64) / steps).astype(np.int32)
                 nodes.append(_dequantized(model, f"{node.name}/bias", sums, steps, 0))

@@ -6,7 +6,7 @@ values are rounded, so the graph still runs in TensorFlow.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.model.graph_view import GraphView
 from tuner.model.nodes import const_node, op_node
-from tuner.precision import PrecisionPlan
+from tuner.precision import PrecisionPlan, Scheme
 from tuner.quantization.lowering.codes import Codes, QuantizedConvolution, decide_codes
 from tuner.quantization.lowering.data_movement import Carrier
 from tuner.quantization.lowering.scales import SIGNED_LEVELS, UNSIGNED_LEVELS, ActivationScale
@@ -27,7 +27,7 @@ class Rounding:
     """How a tensor is rounded: value = (code - zero point) * step, codes 0..255.
 
     Signed codes are written so too, with the zero point 128: the same values, and OpenVINO 2026.4 makes wrong results
-    of signed codes behind a Concat.
+    of signed codes behind a Concat. In a symmetric graph all are signed.
     """
 
     step: np.float32
@@ -57,11 +57,15 @@ class RoundedWeights:
 
 @dataclass(frozen=True)
 class RoundedGraph:
-    """roundings: by the name of the FakeQuant op. weights: by the name of the convolution or MatMul."""
+    """roundings: by the name of the FakeQuant op. weights: by the name of the convolution or MatMul.
+
+    symmetric: whether every tensor is rounded to -128..127 steps, so that codes need no zero point.
+    """
 
     graph: GraphView
     roundings: Mapping[str, Rounding]
     weights: Mapping[str, RoundedWeights]
+    symmetric: bool
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,18 @@ class _Form:
 
 
 def round_as_planned(
-    graph: GraphView, plan: PrecisionPlan, ranges: Ranges, *, matmul_kernel: bool = True
+    graph: GraphView, plan: PrecisionPlan, ranges: Ranges, *, matmul_kernel: bool = True, symmetric: bool = False
 ) -> RoundedGraph:
     """Write the graph that computes, in float ops, what the int8 graph of a plan computes.
 
-    Every tensor that float ops read keeps its name. matmul_kernel, and errors: those of `decide_codes`.
+    Every tensor that float ops read keeps its name. symmetric: round activations to signed codes around zero instead,
+    their step the largest magnitude / 127. matmul_kernel, and errors: those of `decide_codes`.
     """
+    if symmetric:
+        plan = PrecisionPlan({op: replace(one, activation_scheme=Scheme.SYM) for op, one in plan.items()})
     codes = decide_codes(graph, plan, ranges, matmul_kernel=matmul_kernel)
+    if symmetric:
+        codes = replace(codes, scales={name: replace(one, is_unsigned=False) for name, one in codes.scales.items()})
     forms = _forms(codes)
     tensors: dict[str, str] = {}
     roundings: dict[str, Rounding] = {}
@@ -115,7 +124,7 @@ def round_as_planned(
         removed.update(quantized.convolution.members)
         added += _kernel_nodes(quantized, forms, tensors)
     weights = {name: _rounded_weights(quantized, forms) for name, quantized in codes.kernels.items()}
-    return RoundedGraph(graph.replace(removed, added), roundings, weights)
+    return RoundedGraph(graph.replace(removed, added), roundings, weights, symmetric)
 
 
 def _forms(codes: Codes) -> dict[str, _Form]:

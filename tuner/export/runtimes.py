@@ -49,11 +49,13 @@ def export_onnx(
     corrections: Collection[Correction] = (),
     optimize: bool = True,
     matmul_kernel: bool = True,
+    symmetric: bool = False,
 ) -> Exported:
     """Write the float model as ONNX, with the plan as pairs of QuantizeLinear and DequantizeLinear.
 
     images: for calibration, each [1, H, W, 3]. plan: all in int8 unless given; bf16 stays float. corrections, optimize
-    (the post-processing) and matmul_kernel: as in the tuning that the plan comes from.
+    (the post-processing) and matmul_kernel: as in the tuning that the plan comes from. symmetric: activations as int8
+    with the zero point 0 and biases as float, which TensorRT asks for, in the place of u8 and 32-bit biases.
     Raises TunerError for a model that cannot be converted, a plan of another model, or a place that cannot be written.
     """
     try:
@@ -72,12 +74,12 @@ def export_onnx(
     cut = cut_at_heads(corrected)
     network = cut.network
     inside = PrecisionPlan({op: precision for op, precision in plan.items() if op in network.graph.nodes})
-    rounded = round_as_planned(network.graph, inside, ranges, matmul_kernel=matmul_kernel)
+    rounded = round_as_planned(network.graph, inside, ranges, matmul_kernel=matmul_kernel, symmetric=symmetric)
     try:
         content = to_onnx(rounded, network.inputs, network.outputs).SerializeToString(deterministic=True)
     except ModelError as error:
         raise ModelError(f"{model.source}: {error}") from error
-    return _write(cut, output, content, inside.count()[Dtype.INT8])
+    return _write(cut, output, content, inside.count()[Dtype.INT8], symmetric)
 
 
 def export_tflite(model: DetectionModel, output: Path, images: Sequence[NDArray[Any]]) -> Exported:
@@ -89,7 +91,7 @@ def export_tflite(model: DetectionModel, output: Path, images: Sequence[NDArray[
     optimized = optimize_postprocess(model, images[:_OPTIMIZATION_IMAGES]).model
     # Not `prepare`, whose Splits in the place of channel shuffles the converter fails to quantise.
     cut = cut_at_heads(optimized.with_graph(fold_batch_norm(skip_identities(optimized.graph)).graph_def))
-    return _write(cut, output, to_tflite(cut.network, images), None)
+    return _write(cut, output, to_tflite(cut.network, images), None, None)
 
 
 def _check_float(model: DetectionModel) -> None:
@@ -100,12 +102,13 @@ def _check_float(model: DetectionModel) -> None:
         )
 
 
-def _write(cut: Cut, output: Path, content: bytes, int8_ops: int | None) -> Exported:
-    """Write the model last: where it is, what belongs to it is too."""
+def _write(cut: Cut, output: Path, content: bytes, int8_ops: int | None, symmetric: bool | None) -> Exported:
+    """Write the model last: where it is, what belongs to it is too. symmetric: None where TFLite chose."""
     files = [output]
     about: dict[str, Any] = {
         "schema": 1,
         "model": output.name,
+        "symmetric": symmetric,
         "inputs": _tensors(cut.network, cut.network.inputs),
         "outputs": _tensors(cut.network, cut.network.outputs),
         "postprocess": None,
