@@ -29,6 +29,18 @@ def written() -> None:
     Path("graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
     Path("frozen.pb").write_bytes(frozen.SerializeToString())
     np.save("priors.npy", np.ones(6))
+    np.save("huge.npy", np.full(6, 1e300))
+
+
+def write_checkpoint(prefix: str, scale: float) -> None:
+    """The same network with other weights, as a checkpoint with its `.meta`."""
+    with tf.Graph().as_default(), tf1.Session() as session:
+        x = tf1.placeholder(tf.float32, [None, 6], name="x")
+        with tf1.variable_scope("net", use_resource=False):
+            weights = tf1.get_variable("weights", initializer=np.eye(6, dtype=np.float32) * scale)
+        tf.identity(tf.matmul(x, weights), name="locations")
+        session.run(weights.initializer)
+        tf1.train.Saver().save(session, f"./{prefix}")
 
 
 def result(path: str) -> np.ndarray:
@@ -62,6 +74,28 @@ def test_freeze(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["outputs", "locations:0"] in rows
     assert ["graph", "out.pb"] in rows
     assert errors == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--input_graph trained.ckpt.meta --input_checkpoint {} --output_graph out.pb --input_binary",
+        "trained.ckpt.meta out.pb --input_checkpoint {}",
+        "--input_checkpoint {} --output_graph=out.pb",
+    ],
+)
+@pytest.mark.parametrize("checkpoint", ["trained.ckpt", "trained.ckpt.index"])
+def test_freeze_a_meta_graph(arguments: str, checkpoint: str) -> None:
+    write_checkpoint("trained.ckpt", scale=3)
+    assert main(["freeze", *arguments.format(checkpoint).split(), "--output_node_names=locations"]) == 0
+    np.testing.assert_array_equal(result("out.pb"), TENSORS * 3)
+
+
+def test_freeze_a_meta_graph_with_another_checkpoint() -> None:
+    write_checkpoint("trained.ckpt", scale=3)
+    flags = "--input_graph trained.ckpt.meta --output_graph out.pb"
+    assert main(["freeze", *flags.split(), *OLD.split()]) == 0
+    np.testing.assert_array_equal(result("out.pb"), TENSORS * 2)
 
 
 def test_freeze_adds_a_constant() -> None:
@@ -101,6 +135,15 @@ def test_place(capsys: pytest.CaptureFixture[str]) -> None:
         ("freeze . saved_model.pb", "saved_model.pb: the output would replace the input model"),
         ("freeze frozen.pb out.pb --input_binary=maybe", "--input_binary: got 'maybe'; expected true or false"),
         ("freeze graph.pb out.pb", "graph.pb: 1 unfrozen variables"),
+        ("freeze --input_checkpoint model.ckpt --output_graph out.pb", "model.ckpt: model.ckpt.meta is missing"),
+        ("freeze --input_checkpoint model.ckpt", "a model and an output are needed"),
+        ("freeze a.meta out.pb --input_checkpoint model.ckpt", "a.meta: checkpoint model.ckpt cannot be restored"),
+        ("freeze frozen.pb out.pb --add-constant p=priors.npy --add-to locations --as a^b", "'a^b' cannot be the name"),
+        ("freeze frozen.pb out.pb --add-constant ^p=priors.npy --add-to locations --as a", "'^p' cannot be the name"),
+        (
+            "freeze frozen.pb out.pb --add-constant p=huge.npy --add-to locations --as a",
+            "holds 1e+300: out of the range",
+        ),
         ("freeze frozen.pb out.pb --add-to locations", "--add-constant, --add-to and --as go together"),
         ("freeze frozen.pb out.pb --add-constant p=p.pkl --add-to x --as y", "open('p.pkl', 'rb'))"),
         ("transform frozen.pb out.pb", "Missing option '--transforms'"),

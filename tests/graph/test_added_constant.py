@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.errors import ModelError
 from tuner.graph.added_constant import AddedConstant, add_constant, read_constant
@@ -75,6 +76,32 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given:
     assert str(error.value).endswith(said)
 
 
+def test_a_damaged_archive_is_refused_in_one_line_wherever_the_damage_is(tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    np.savez_compressed(path, priors=np.arange(4.0))
+    content = path.read_bytes()
+    refused = 0
+    for where, byte in enumerate(content):
+        path.write_bytes(content[:where] + bytes([byte ^ 0xFF]) + content[where + 1 :])
+        try:
+            # A date or an attribute of the archive may be damaged without harm to the numbers.
+            np.testing.assert_array_equal(read_constant(f"priors={path}")[1], np.arange(4.0))
+        except ModelError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > len(content) / 2
+
+
+def test_compressed_numbers_that_do_not_unpack(tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    np.savez_compressed(path, priors=np.zeros(1000))
+    content = bytearray(path.read_bytes())
+    content[60:70] = b"\xff" * 10
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not an array of numbers, or a damaged one"):
+        read_constant(f"priors={path}")
+
+
 def test_a_pickle_is_refused_with_the_lines_that_convert_it() -> None:
     with pytest.raises(ModelError) as error:
         read_constant("priors=my/priors.pkl")
@@ -125,6 +152,10 @@ def test_whole_numbers_may_be_added_to_whole_numbers(graph_def: GraphDef) -> Non
         (AddedConstant("same", PRIORS, "locations", "same"), "the graph has a node 'same' already"),
         (AddedConstant("c", PRIORS, "whole", "sum"), "cannot be added to whole:0, which holds int32"),
         (AddedConstant("c", PRIORS, "truth", "sum"), "cannot be added to truth:0, which holds bool"),
+        (AddedConstant("c", np.array([1.0, 1e300, 2, 3]), "locations", "sum"), "holds 1e+300: out of the range"),
+        (AddedConstant("c", np.float64(-1e39), "locations", "sum"), "which holds float32"),
+        (AddedConstant("c", np.int64(2**31), "whole", "sum"), "holds 2147483648: out of the range of whole:0"),
+        (AddedConstant("c", np.array([0, -(2**40), 0, 0]), "whole", "sum"), "which holds int32"),
     ],
 )
 def test_sums_that_are_refused(graph_def: GraphDef, constant: AddedConstant, said: str) -> None:
@@ -132,3 +163,29 @@ def test_sums_that_are_refused(graph_def: GraphDef, constant: AddedConstant, sai
         add_constant(graph_def, constant)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_infinity_that_was_asked_for_is_added(graph_def: GraphDef) -> None:
+    with np.errstate(all="raise"):
+        constant = AddedConstant("c", np.array([np.inf, -np.inf, np.nan, 0.1]), "locations", "sum")
+        found, x = run(add_constant(graph_def, constant), "sum:0")
+    np.testing.assert_array_equal(found, x * 2 + constant.value.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["bad name", "^x", "_x", "x:0", "a\\b", "a>", "a>_b", "a\n", "é", ""])
+def test_names_that_no_node_can_have(name: str) -> None:
+    with pytest.raises(ModelError, match="cannot be the name of a node") as error:
+        AddedConstant("c", PRIORS, "locations", name)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match="cannot be the name of a node"):
+        AddedConstant(name, PRIORS, "locations", "sum")
+    # TensorFlow refuses what is refused.
+    with tf.Graph().as_default(), pytest.raises(ValueError, match="invalid characters"):
+        import_graph(GraphDef(node=[NodeDef(name=name, op="NoOp")]))
+
+
+@pytest.mark.parametrize("name", ["9", ".a", "a/b_c-1.x", "a>b", "a/"])
+def test_names_that_a_node_can_have(graph_def: GraphDef, name: str) -> None:
+    added = add_constant(graph_def, AddedConstant("priors", PRIORS, "locations", name))
+    found, x = run(added, f"{name}:0")
+    np.testing.assert_array_equal(found, x * 2 + PRIORS.astype(np.float32))

@@ -1,5 +1,6 @@
 """Keras models in memory, written with the output names that scripts know."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,55 @@ def test_a_name_that_is_taken(tmp_path: Path) -> None:
         save_keras_model_to_pb(
             tmp_path, "test.pb", tf.keras.Model(image, layers.Flatten()(image)), output_node_prefix="photo"
         )
+
+
+@pytest.mark.parametrize("prefix", ["a b/", "^x", "9 ", "_x", "x:"])
+def test_a_prefix_that_no_node_can_have(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(ModelError, match="cannot be the name of a node"):
+        save_keras_model_to_pb(tmp_path, "test.pb", single(), output_node_prefix=prefix)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_of_every_structure(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    first, second = tf.keras.Input((4,), name="first"), tf.keras.Input((4,), name="second")
+    results = {"sum": first + second, "difference": first - second}
+    for inputs in (
+        {"z": first, "second": second},
+        OrderedDict(z=first, second=second),
+        [first, second],
+        (first, {"a": second}),
+    ):
+        ordered = OrderedDict(results) if isinstance(inputs, OrderedDict) else results
+        model = tf.keras.Model(inputs, ordered)
+        # Keras tells once, when the model is made, that a key is not the name of its tensor.
+        recwarn.clear()
+        save_keras_model_to_pb(tmp_path, "test.pb", model, nr_outputs=2)
+        assert not [str(warning.message) for warning in recwarn if "structure" in str(warning.message)]
+        frozen = load_model(tmp_path / "test.pb", outputs=["output_node0", "output_node1"])
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            tf.import_graph_def(frozen.graph_def, name="")
+            fed = {"first:0": np.full((1, 4), 5.0), "second:0": np.full((1, 4), 2.0)}
+            found = [value[0, 0] for value in session.run(list(frozen.outputs), fed)]
+        # In the order of model.outputs: by name in a dictionary, as it was made in an ordered one.
+        assert found == ([7.0, 3.0] if ordered is not results else [3.0, 7.0])
+
+
+def test_a_list_of_one_input(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    image = tf.keras.Input((4,), name="image")
+    save_keras_model_to_pb(tmp_path, "test.pb", tf.keras.Model([image], image * 2))
+    assert not [str(warning.message) for warning in recwarn if "structure" in str(warning.message)]
+    assert load_model(tmp_path / "test.pb").inputs == ("image:0",)
+
+
+def test_a_layer_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
+    class TrainedOnly(layers.Layer):  # type: ignore[misc]
+        def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+            if training is False:
+                raise RuntimeError("only for training\nand nothing else")
+            return x
+
+    image = tf.keras.Input((4,))
+    model = tf.keras.Model(image, TrainedOnly()(image), name="net")
+    with pytest.raises(ModelError) as error:
+        save_keras_model_to_pb(tmp_path, "test.pb", model)
+    assert str(error.value) == "Keras model 'net' cannot be traced: only for training"

@@ -67,7 +67,7 @@ def freeze(
         typer.Option(
             "--input_checkpoint",
             metavar="PREFIX",
-            help="Checkpoint with the variables of a .pb or .pbtxt.",
+            help="Checkpoint with the variables of a .pb, .pbtxt or .meta; without any of them, the model.",
             show_default=False,
         ),
     ] = None,
@@ -93,6 +93,9 @@ def freeze(
     verbose: Verbose = False,
 ) -> int:
     """Make variables constants and leave out what only training needs."""
+    if model is None and input_graph is None:
+        # The checkpoint alone: its own .meta is the graph.
+        input_graph, input_checkpoint = input_checkpoint, None
     source, target = _source_and_target(model, output, input_graph, output_graph)
     if not _is_boolean(input_binary):
         raise ConfigError(f"--input_binary: got {input_binary!r}; expected true or false")

@@ -1,9 +1,9 @@
 """Constants kept outside of a model, such as the anchors of a detector: read without pickle, added to a tensor."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,8 @@ from tuner.model.frozen_graph import copy_graph, import_graph
 from tuner.model.graph_view import node_name, tensor_name
 
 _PICKLES = (".pkl", ".pickle", ".p")
+# What TensorFlow's importer takes: stricter than the rule of its Python side, which lets a backslash and `a>` pass.
+_NODE_NAME = re.compile(r"[A-Za-z0-9.][\w./-]*(>[A-Za-z0-9.][\w./-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,26 @@ class AddedConstant:
 
     name: of the constant's node. value: of any shape that can be broadcast with the tensor's. to: a tensor of the
     graph, with or without ":0". output: name of the node that holds the sum.
+    Raises ModelError for a name that no node can have.
     """
 
     name: str
     value: NDArray[Any]
     to: str
     output: str
+
+    def __post_init__(self) -> None:
+        check_node_name(self.name)
+        check_node_name(self.output)
+
+
+def check_node_name(name: str) -> None:
+    """Raise ModelError for the name of a node with which TensorFlow cannot load a graph."""
+    if not _NODE_NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r} cannot be the name of a node: expected letters, digits and _ . / -, "
+            "the first a letter, a digit or a dot"
+        )
 
 
 def read_constant(text: str) -> tuple[str, NDArray[Any]]:
@@ -106,9 +122,11 @@ def _read_array(file: Path, key: str) -> NDArray[Any]:
                 raise ModelError(f"{file}: no {key!r}; it holds {', '.join(keys)}{did_you_mean(key, keys)}")
             array: NDArray[Any] = content[key or keys[0]]
             return array
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # Damage makes zipfile, zlib and NumPy raise nearly anything.
         raise ModelError(f"{file}: not an array of numbers, or a damaged one") from error
 
 
@@ -123,7 +141,18 @@ def _as_added(constant: AddedConstant, tensor: tf.Tensor) -> NDArray[Any]:
         tf.broadcast_static_shape(tf.TensorShape(constant.value.shape), tensor.shape)
     except ValueError:
         raise ModelError(f"{what} cannot be broadcast with {tensor.name} of {tensor.shape}") from None
-    return constant.value.astype(dtype)
+    return _cast(constant.value, tensor, what)
+
+
+def _cast(value: NDArray[Any], tensor: tf.Tensor, what: str) -> NDArray[Any]:
+    """The value in the tensor's dtype: rounded where that is coarser, but never made infinite or another number."""
+    with np.errstate(over="ignore"):
+        cast: NDArray[Any] = np.asarray(value).astype(tensor.dtype.as_numpy_dtype)
+    lost = (np.isfinite(value) & ~np.isfinite(cast)) if tensor.dtype.is_floating else cast != value
+    if np.any(lost):
+        first = np.asarray(value)[lost].flat[0]
+        raise ModelError(f"{what} holds {first}: out of the range of {tensor.name}, which holds {tensor.dtype.name}")
+    return cast
 
 
 def _rename(graph_def: GraphDef, name: str, taken: set[str]) -> str:

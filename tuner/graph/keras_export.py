@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from tuner.errors import ModelError
 from tuner.files import write_bytes
+from tuner.graph.added_constant import check_node_name
 from tuner.model.freezing import freeze_function
+from tuner.model.tensorflow_error import first_line
 
 
 def save_keras_model_to_pb(
@@ -20,8 +22,8 @@ def save_keras_model_to_pb(
 
     nr_outputs: how many outputs the model has; they become Identity nodes called `output_node_prefix` and their number
     from 0, in the order of `model.outputs`. The inputs keep the names of the model's.
-    Raises ModelError for a model without defined inputs, another number of outputs, a name that the graph has already,
-    or a model that cannot be frozen, and TunerError when the file cannot be written.
+    Raises ModelError for a model without defined inputs, another number of outputs, a name that the graph has already
+    or that no node can have, or a model that cannot be traced or frozen; TunerError when the file cannot be written.
     """
     # A model that is not built may have no such attribute.
     if not getattr(model, "inputs", None):
@@ -29,13 +31,25 @@ def save_keras_model_to_pb(
     if nr_outputs != len(model.outputs):
         raise ModelError(f"Keras model {model.name!r} has {len(model.outputs)} outputs; nr_outputs says {nr_outputs}")
     names = [f"{output_node_prefix}{number}" for number in range(nr_outputs)]
+    for name in names:
+        check_node_name(name)
+    # A Sequential model has one input, and no structure of its own before it was called.
+    structure = model.inputs[0] if isinstance(model, tf.keras.Sequential) else model.input
 
     def infer(*images: tf.Tensor) -> list[tf.Tensor]:
-        flat: list[tf.Tensor] = tf.nest.flatten(model(list(images) if len(images) > 1 else images[0], training=False))
+        # Keras' own tree, not tf.nest: they order the keys of an OrderedDict differently.
+        given = tf.keras.tree.pack_sequence_as(structure, images)
+        flat: list[tf.Tensor] = tf.keras.tree.flatten(model(given, training=False))
         return flat
 
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
-    frozen = freeze_function(tf.function(infer, autograph=False).get_concrete_function(*specs), names)
+    try:
+        function = tf.function(infer, autograph=False).get_concrete_function(*specs)
+    except Exception as error:  # Keras has no error family, and a layer's own code may raise anything.
+        # Keras writes the cause in bold below the name of the layer, and the arguments after it.
+        cause = str(error).partition("\x1b[1m")[2].partition("\x1b[0m")[0]
+        raise ModelError(f"Keras model {model.name!r} cannot be traced: {first_line(cause or error)}") from error
+    frozen = freeze_function(function, names)
     taken = [name for name, tensor in zip(names, frozen.outputs, strict=True) if tensor != f"{name}:0"]
     if taken:
         raise ModelError(f"Keras model {model.name!r} has a node {taken[0]!r} already; choose another prefix")

@@ -51,9 +51,13 @@ def freeze_checkpoint(prefix: Path, outputs: Sequence[str]) -> FrozenGraph:
 
     Raises ModelError for a damaged file, an op unknown to this TensorFlow, or a variable without a value.
     """
+    return _freeze_meta_graph(Path(f"{prefix}.meta"), prefix, outputs)
+
+
+def _freeze_meta_graph(meta: Path, prefix: Path, outputs: Sequence[str]) -> FrozenGraph:
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         try:
-            saver = tf.compat.v1.train.import_meta_graph(f"{prefix}.meta", clear_devices=True)
+            saver = tf.compat.v1.train.import_meta_graph(str(meta), clear_devices=True)
             if saver is not None:
                 saver.restore(session, str(prefix))
         except (OSError, ValueError, KeyError, TypeError, DecodeError, tf.errors.OpError) as error:
@@ -65,9 +69,12 @@ def freeze_checkpoint(prefix: Path, outputs: Sequence[str]) -> FrozenGraph:
 def freeze_graph_with_checkpoint(graph: Path, checkpoint: Path, outputs: Sequence[str]) -> FrozenGraph:
     """A GraphDef, binary or text, whose variables have the values that lie under their names in a checkpoint.
 
-    As far as `outputs` (else those found) need it; devices are forgotten. A variable that the checkpoint lacks stops
-    this only where an output needs it. Raises ModelError where `freeze_checkpoint` does.
+    Or a `.meta`, of this checkpoint or another one of the same model, whose own saver restores them. As far as
+    `outputs` (else those found) need it; devices are forgotten. A variable that the checkpoint lacks stops a GraphDef
+    only where an output needs it. Raises ModelError where `freeze_checkpoint` does.
     """
+    if graph.suffix == ".meta":
+        return _freeze_meta_graph(graph, find_prefix(checkpoint, needed=(".index",)), outputs)
     graph_def = _read_any_graph_def(graph)
     prefix = find_prefix(checkpoint, needed=(".index",))
     for node in itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function)):

@@ -23,7 +23,8 @@ def load_model(
 
     inputs, outputs: tensor names with or without ":0" (for a SavedModel also keys of its signature). Not given:
     the signature's; else the placeholders, and the Object Detection API's output names or the graph's sinks.
-    checkpoint: where the variables of a `.pb`/`.pbtxt` lie that is not frozen: a folder, a prefix or one of its files.
+    checkpoint: where the variables of a `.meta`, or of a `.pb`/`.pbtxt` that is not frozen, lie: a folder, a prefix or
+    one of its files.
     The graph is frozen and pruned to the outputs, and otherwise left as it is: nothing is folded or rewritten.
 
     Raises ModelError, in one line, for whatever cannot be read, frozen or found.
