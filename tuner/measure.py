@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.config import TuningConfig
 from tuner.data.calibration import calibration_images
@@ -14,6 +16,7 @@ from tuner.evaluation.evaluator import measure_fully
 from tuner.evaluation.latency import measure_models
 from tuner.inputs import first_image, open_inputs
 from tuner.meter import apply_compute, make_evaluator
+from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import allow_xla_on_cpu, grey_image
 from tuner.progress import Clock, Progress, Silent
@@ -45,6 +48,7 @@ def benchmark(
     config: TuningConfig | None,
     models: Sequence[Path],
     *,
+    names: Sequence[str],
     dataset_location: Path | None,
     batch_sizes: Sequence[int],
     warmup: int,
@@ -55,8 +59,9 @@ def benchmark(
 ) -> list[TimedRun]:
     """Time models of any format in turns, on batches of each size: the first image of a data set, repeated.
 
-    The data set is the one at dataset_location, else the settings', else a grey picture. xla: also each run once more,
-    compiled. threads: of each instance, 0 for all of its cores. Raises TunerError for what the user can mend.
+    The data set is the one at dataset_location, else the settings', else a grey picture. names: what each model is
+    called in the result. xla: also each run once more, compiled. threads: of each instance, 0 for all of its cores.
+    Raises TunerError for what the user can mend.
     """
     if xla:
         allow_xla_on_cpu()
@@ -66,7 +71,7 @@ def benchmark(
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
     elif config is not None:
         image = first_image(config.evaluation.performance.dataset or config.evaluation.accuracy.dataset, image)
-    kinds = [(model.name, compiled) for model in models for compiled in ((False, True) if xla else (False,))]
+    kinds = [(name, compiled) for name in names for compiled in ((False, True) if xla else (False,))]
     found = []
     for batch_size in batch_sizes:
         figures = measure_models(
@@ -81,3 +86,14 @@ def benchmark(
         )
         found += [TimedRun(*kind, batch_size, **asdict(one)) for kind, one in zip(kinds, figures, strict=True)]
     return found
+
+
+def median_latencies_ms(
+    models: Sequence[DetectionModel], image: NDArray[Any] | None = None, *, iterations: int
+) -> list[float]:
+    """How long one run of each model takes, in turns, on an image of [1, H, W, 3], else on a grey picture.
+
+    Raises ModelError for a model that does not run on it.
+    """
+    batch = grey_image(models[0])[np.newaxis] if image is None else image
+    return [figures.median_ms for figures in measure_models(models, batch, iterations=iterations)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from tuner.data.calibration import calibration_images
 from tuner.engine import make_engine, optimized_model, search_space, worthwhile_space
 from tuner.errors import ModelError
 from tuner.graph.inference import optimize_for_inference
-from tuner.graph.store_weights import store_weights_in_8_bits
+from tuner.graph.store_weights import find_stored_weights, store_weights_in_8_bits
 from tuner.inputs import open_inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import Dtype
@@ -21,14 +20,6 @@ from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
 from tuner.quantization.ranges import collect_ranges
 from tuner.trial import Proposal
-
-
-class Mode(StrEnum):
-    """What a graph is made into without tuning."""
-
-    EIGHTBIT = "eightbit"
-    WEIGHTS = "weights"
-    BF16 = "bf16"
 
 
 @dataclass(frozen=True)
@@ -102,10 +93,12 @@ def quantize_to_bf16(model: DetectionModel) -> Untuned:
 def store_weights(model: DetectionModel) -> Untuned:
     """The model, optimised for inference, with its weights stored in 8 bits; all of it computes in float32.
 
-    Raises ModelError where no weights would take less room.
+    Raises ModelError where no weights would take less room, or where they are stored so already.
     """
     optimized = optimize_for_inference(model)
     stored = store_weights_in_8_bits(optimized.graph)
+    if not stored.tensors and find_stored_weights(optimized.graph):
+        raise ModelError(f"{model.source}: its weights are stored in 8 bits already")
     if not stored.tensors:
         raise ModelError(f"{model.source}: no weights in float32 that 8 bits would make smaller")
     graph = model.with_graph(stored.graph.graph_def)

@@ -65,9 +65,9 @@ class FakePipeline:
         self._called("benchmark", SimpleNamespace(config=config, models=models, **settings))
         kinds = (False, True) if settings["xla"] else (False,)
         return [
-            TimedRun(path.name, xla, size, 4.0 / (n + 1), 5.0, 6.0, 3.0, 4.5, 250.0 * size, xla_clusters=7 * xla)
+            TimedRun(name, xla, size, 4.0 / (n + 1), 5.0, 6.0, 3.0, 4.5, 250.0 * size, xla_clusters=7 * xla)
             for size in settings["batch_sizes"]
-            for n, path in enumerate(models)
+            for n, name in enumerate(settings["names"])
             for xla in kinds
         ]
 

@@ -54,6 +54,25 @@ def test_benchmark_of_two(pipeline: Any, capsys: pytest.CaptureFixture[str]) -> 
     assert "2.00x faster" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["a/frozen.pb", "b/frozen.pb"], ["a/frozen.pb", "b/frozen.pb"]),
+        (["x/a/one/f.pb", "x/b/one/f.pb"], ["a/one/f.pb", "b/one/f.pb"]),
+        (["a/f.pb", "a/q.pb"], ["f.pb", "q.pb"]),
+        (["a/f.pb", "a/f.pb"], ["f.pb", "f.pb"]),
+    ],
+)
+def test_models_of_one_name_are_told_apart(
+    pipeline: Any, models: list[str], names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", models[0], "--vs", models[1], "--json", "--batch_size=1,2"]) == 0
+    assert pipeline.job.names == names
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["model"] for run in runs] == names * 2
+    assert [run["path"] for run in runs] == [str(tmp_path / model) for model in models] * 2
+
+
 @pytest.mark.parametrize("flags", ["--batch_size=1,4,8", "--batch_size 1,4 --batch-size 8,4", "--batch_size '1, 4,8'"])
 def test_several_batch_sizes(pipeline: Any, flags: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "m.pb", *shlex.split(flags)]) == 0

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tuner import measure
 from tuner.cli import main, model_commands
 from tuner.config import parse_config, pinned_yaml
+from tuner.errors import DatasetError
 from tuner.graph import equivalence
 from tuner.model.loading import load_model
 from tuner.precision import FP32, INT8, PrecisionPlan
@@ -75,6 +77,64 @@ def test_a_model_of_another_picture_size_is_timed_on_that(net: str, capsys: pyte
     assert "not measured" not in out
 
 
+@pytest.fixture
+def scaled(tmp_path: Path, float_graph: Any) -> str:
+    """The name of a graph whose image is scaled before its two convolutions, `last` the smaller one."""
+    sketch = float_graph(channels=3, size=(40, 50))
+    with sketch.graph.as_default():
+        x = tf.divide(sketch.x, 255.0, name="Preprocessor/normalized")
+    y = sketch.batch_norm(sketch.convolve(x, "first", out=96), "norm").y
+    sketch.convolve(y, "last", out=4)
+    (tmp_path / "scaled.pb").write_bytes(sketch.graph.as_graph_def().SerializeToString())
+    return "scaled.pb"
+
+
+def test_an_input_that_is_no_placeholder(scaled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["optimize", scaled, "out.pb", "--inputs", "Preprocessor/normalized", "--iters=1"]) == 0
+    out = capsys.readouterr().out
+    assert "last:0 differs by at most" in out and re.search(r"latency, median +[\d.]+ ms +[\d.]+ ms", out)
+
+
+def test_an_input_that_would_be_folded_away(
+    tmp_path: Path, float_graph: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sketch = float_graph(channels=3)
+    sketch.convolve(sketch.named(sketch.x, "fed"), "out")
+    (tmp_path / "net.pb").write_bytes(sketch.graph.as_graph_def().SerializeToString())
+    assert main(["optimize", "net.pb", "out.pb", "--inputs=fed", "--no-verify"]) == 2
+    out, errors = capsys.readouterr()
+    assert errors == "error: net.pb: input fed:0 would be folded away; name the tensor before it\n"
+    assert (out, Path("out.pb").exists()) == ("", False)
+
+
+def test_both_graphs_are_timed_with_the_endpoints_given(
+    scaled: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def remember(models: Any, image: Any, *, iterations: int) -> list[float]:
+        timed.extend(model.outputs for model in models)
+        raise DatasetError("nothing to see")
+
+    monkeypatch.setattr(measure, "median_latencies_ms", remember)
+    assert main(["optimize", scaled, "out.pb", "--outputs= first , last", "--iters=1"]) == 0
+    assert timed == [("first:0", "last:0")] * 2
+    assert "latency not measured: nothing to see" in capsys.readouterr().out
+    assert Path("out.pb").exists()
+
+
+def test_weights_in_8_bits_stay_so(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", net, "q.pb", "--mode=weights"]) == 0
+    assert main(["optimize", "q.pb", "again.pb", "--iters=0"]) == 0
+    assert Path("again.pb").stat().st_size <= Path("q.pb").stat().st_size
+    capsys.readouterr()
+    assert main(["summarize", "again.pb", "--shape=1,40,50,3"]) == 0
+    assert f"{9 * (3 * 96 + 2 * 96 * 96):,}, multiplied out to float32" in capsys.readouterr().out
+    assert main(["quantize", "again.pb", "third.pb", "--mode=weights"]) == 2
+    assert capsys.readouterr() == ("", "error: again.pb: its weights are stored in 8 bits already\n")
+    assert not Path("third.pb").exists()
+
+
 def test_a_failed_check_writes_nothing(
     net: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +187,7 @@ def test_a_plan_is_followed(net: str, images: str, tmp_path: Path, capsys: pytes
         ("optimize none.pb out.pb", "none.pb: "),
         ("optimize net.pb out.pb --outputs=nothing", "net.pb: output 'nothing' is not in the graph"),
         ("optimize net.pb out.pb --dataset_location=none.json", "none.json"),
+        ("optimize net.pb out.pb --dataset_location=none.json --no-verify", "none.json"),
         ("summarize net.pb --shape=1,x,3", "--shape: got '1,x,3'; expected numbers from 1 on"),
         ("summarize net.pb --shape=1,0,8,3", "--shape: got '1,0,8,3'; "),
         ("summarize net.pb --shape=1,8,8", "input x:0 takes the shape (None, 40, 50, 3); got [1, 8, 8]"),

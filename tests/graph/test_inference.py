@@ -104,6 +104,16 @@ def test_random_images(dtype: tf.DType, shape: Any, expected: list[tuple[int, ..
     )
 
 
+def test_random_images_of_an_input_that_is_no_placeholder() -> None:
+    model = with_input(tf.uint8, [None, None, None, 3])
+    graph_def = tf.compat.v1.GraphDef.FromString(model.graph_def.SerializeToString())
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        tf.cast(graph.get_tensor_by_name("in:0"), tf.float32, name="scaled")
+    (image,) = random_images(DetectionModel(graph.as_graph_def(), ("scaled:0",), (), model.source, model.format), 1)
+    assert (image.shape, image.dtype, image.max() <= 1) == ((1, 320, 320, 3), np.float32, True)
+
+
 def test_no_images_of_text() -> None:
     with pytest.raises(ModelError, match=r"^x.pb: input in:0 takes string: no images can be made for it$"):
         random_images(with_input(tf.string, [None]))

@@ -46,6 +46,37 @@ def test_dropout(form: Callable[[Any, float], Any], rate: float, run: Callable[.
     np.testing.assert_array_equal(run(stripped, X)[0], X)
 
 
+MASKS: dict[str, tuple[Any, bool]] = {
+    "of the same size": ([2, 9, 7, 8], True),
+    "of one number for each channel": ([1, 1, 1, 8], True),
+    "of one axis more": ([3, 2, 9, 7, 8], False),
+    "that repeats the images": ([4, 9, 7, 8], False),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_the_mask_would_repeat_stays(mask: str) -> None:
+    shape, goes = MASKS[mask]
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [1 if shape[0] == 4 else 2, 9, 7, 8], name="x")
+        noise = tf.raw_ops.RandomUniform(shape=shape, dtype=tf.float32)
+        tf.multiply(x, tf.cast(noise >= tf.constant(0.0), tf.float32), name="out")
+    view = GraphView(graph.as_graph_def(), frozenset({"out"}))
+    assert (strip_dropout(view) is not view) is goes
+
+
+def test_a_mask_of_unknown_size_or_of_another_tensor_stays() -> None:
+    for of_other in (False, True):
+        with tf.Graph().as_default() as graph:
+            x = tf.compat.v1.placeholder(tf.float32, [None, 8], name="x")
+            other = tf.compat.v1.placeholder(tf.float32, [None, 8], name="other")
+            size = tf.shape(other) if of_other else tf.compat.v1.placeholder(tf.int32, [2], name="size")
+            noise = tf.raw_ops.RandomUniform(shape=size, dtype=tf.float32)
+            tf.raw_ops.SelectV2(condition=noise >= tf.constant(0.0), t=x, e=tf.zeros([]), name="out")
+        view = GraphView(graph.as_graph_def(), frozenset({"out"}))
+        assert strip_dropout(view) is view
+
+
 def test_a_mask_that_is_no_dropout_stays(run: Callable[..., Any]) -> None:
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, None, None, 8], name="x")

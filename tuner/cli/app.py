@@ -78,6 +78,16 @@ def console_on(*, verbose: bool) -> Console:
     return console
 
 
+def names_in(given: str | None) -> list[str]:
+    """The names of "a, b"; none of what was not given."""
+    return [name.strip() for name in (given or "").split(",") if name.strip()]
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size as tables tell it: "1.18 MB"."""
+    return f"{size_bytes / 1e6:.2f} MB"
+
+
 def show(table: RenderableType) -> None:
     """Print a result on stdout."""
     # Not cropped: a path stays whole where the terminal is narrower.

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
-from tuner.cli.app import Model, Verbose, app, console_on, show
+from tuner.cli.app import Model, Verbose, app, console_on, megabytes, names_in, show
 from tuner.cli.terminal import hushed
 from tuner.errors import ConfigError
+from tuner.report.table import plain_table
 
 FREEZE_EXAMPLE = "tuner freeze saved_model frozen.pb --outputs detection_boxes,detection_scores"
 TRANSFORM_EXAMPLE = (
@@ -111,11 +110,13 @@ def freeze(
             constant = added_constant.AddedConstant(*added_constant.read_constant(add_constant), add_to, called)
         elif (add_constant, add_to, called) != (None, None, None):
             raise ConfigError("--add-constant, --add-to and --as go together")
-        frozen = freeze.freeze(source, _names(inputs), _names(outputs), checkpoint=input_checkpoint, constant=constant)
+        frozen = freeze.freeze(
+            source, names_in(inputs), names_in(outputs), checkpoint=input_checkpoint, constant=constant
+        )
         export_model(frozen, target)
-    table = _table("", "frozen")
+    table = plain_table("", "frozen")
     table.add_row("nodes", str(len(frozen.graph_def.node)))
-    table.add_row("file size", _megabytes(frozen.size_bytes))
+    table.add_row("file size", megabytes(frozen.size_bytes))
     table.add_row("inputs", "\n".join(frozen.inputs))
     table.add_row("outputs", "\n".join(frozen.outputs))
     show(table)
@@ -156,11 +157,11 @@ def transform(
         check_output(output, model)
         listed = named_transforms(transforms, shape)
         done = transform_graph(model, output.parent, output.name, inputs, outputs, listed)
-    table = _table("", "before", "after")
+    table = plain_table("", "before", "after")
     graphs = (done.before, done.after)
     table.add_row("nodes", *(str(len(graph.node)) for graph in graphs))
     table.add_row("op types", *(str(len({node.op for node in graph.node})) for graph in graphs))
-    table.add_row("file size", *(_megabytes(graph.ByteSize()) for graph in graphs))
+    table.add_row("file size", *(megabytes(graph.ByteSize()) for graph in graphs))
     show(table)
     show(_written(output))
     return 0
@@ -194,7 +195,7 @@ def place(
         check_output(output, model)
         placed = place_ops(load_model(model), device, parts=op or (), types=op_type or (), regexes=regex or ())
         export_model(placed.model, output)
-    table = _table(f"on {device}", "ops")
+    table = plain_table(f"on {device}", "ops")
     for name, count in placed.pinned.items():
         table.add_row(name, str(count))
     table.add_row("all", str(sum(placed.pinned.values())), style="bold")
@@ -224,24 +225,8 @@ def _check_place(output: Path, model: Path) -> None:
         raise ConfigError(f"{output}: the output would replace the input model; give it another name")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _is_boolean(text: str) -> bool:
     return text.lower() in ("true", "false")
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
-    return table
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.2f} MB"
 
 
 def _written(path: Path) -> Text:

@@ -115,6 +115,8 @@ def benchmark(
         "threads": (compute.intra_num_of_threads or compute.cores_per_instance or 0) if threads is None else threads,
         "instances": instances or compute.num_of_instance or 1,
     }
+    models = [model] if vs is None else [model, vs]
+    names = _different_names(models)
     console_on(verbose=verbose)
     # The processes of several instances write banners of their own.
     with hushed(verbose=verbose):
@@ -122,14 +124,17 @@ def benchmark(
 
         runs = measure.benchmark(
             settings,
-            [model] if vs is None else [model, vs],
+            models,
+            names=names,
             dataset_location=dataset_location,
             batch_sizes=batch_sizes,
             xla=xla,
             **asked,
         )
     if as_json:
-        typer.echo(json.dumps({"schema": SCHEMA, **asked, "runs": [asdict(run) for run in runs]}, indent=2))
+        paths = {name: str(path.absolute()) for name, path in zip(names, models, strict=True)}
+        rows = [{"path": paths[run.model], **asdict(run)} for run in runs]
+        typer.echo(json.dumps({"schema": SCHEMA, **asked, "runs": rows}, indent=2))
     elif markdown:
         typer.echo(latency_markdown(runs))
     else:
@@ -177,6 +182,16 @@ def profile(
     else:
         show(profile_tables(found.to_json(), top))
     return 0
+
+
+def _different_names(models: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart; file names where a model is timed against itself."""
+    paths = [path.absolute() for path in models]
+    for count in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-count:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names
 
 
 def _batch_sizes(given: Sequence[str | int]) -> list[int]:

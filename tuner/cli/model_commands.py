@@ -2,17 +2,27 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.cli.app import Config, Location, Model, SkipBadRecords, Topology, Verbose, app, console_on, show
+from tuner.cli.app import (
+    Config,
+    Location,
+    Model,
+    SkipBadRecords,
+    Topology,
+    Verbose,
+    app,
+    console_on,
+    names_in,
+    show,
+)
 from tuner.cli.settings import load_settings
 from tuner.cli.terminal import hushed
-from tuner.errors import ConfigError, ModelError
+from tuner.errors import ConfigError, ModelError, TunerError
 
 if TYPE_CHECKING:
     from tuner.model.detection_model import DetectionModel
@@ -64,38 +74,34 @@ def optimize(
         from tuner.export.output import check_output, export_model  # noqa: PLC0415
         from tuner.graph.equivalence import check_same_results, random_images  # noqa: PLC0415
         from tuner.graph.inference import optimize_for_inference  # noqa: PLC0415
+        from tuner.model.graph_view import node_name  # noqa: PLC0415
         from tuner.model.loading import load_model  # noqa: PLC0415
 
         check_output(output, model)
-        before = load_model(model, _names(inputs), _names(outputs))
+        before = load_model(model, names_in(inputs), names_in(outputs))
+        real_images = []
+        if dataset_location is not None:
+            dataset = open_dataset(dataset_location, limit=REAL_IMAGES, cache_mb=0)
+            real_images = list(calibration_images(dataset, REAL_IMAGES))
         after = optimize_for_inference(before)
+        lost = [name for name in before.inputs if node_name(name) not in after.graph.nodes]
+        if lost:
+            raise ModelError(f"{model}: input {lost[0]} would be folded away; name the tensor before it")
         notes = []
         if verify:
-            images = random_images(before)
-            if dataset_location is not None:
-                dataset = open_dataset(dataset_location, limit=REAL_IMAGES, cache_mb=0)
-                images += calibration_images(dataset, REAL_IMAGES)
+            images = [*random_images(before), *real_images]
             differences = check_same_results(before, after, images)
             notes += [f"{name} differs by at most {share:.1e}" for name, share in differences.items()]
             notes.append(f"of its largest value, on {len(images)} images")
-        export_model(after, output)
         latency_ms: list[float] = []
         if iters:
+            # Before anything is written: a graph that cannot be timed here may still be wanted.
+            image = next(iter(real_images), None)
             try:
-                figures = measure.benchmark(
-                    None,
-                    [model, output],
-                    dataset_location=dataset_location,
-                    batch_sizes=[1],
-                    warmup=5,
-                    iterations=iters,
-                    threads=0,
-                    instances=1,
-                    xla=False,
-                )
-                latency_ms = [figure.median_ms for figure in figures]
-            except ModelError as error:
+                latency_ms = measure.median_latencies_ms([before, after], image, iterations=iters)
+            except TunerError as error:
                 notes.append(f"latency not measured: {error}")
+        export_model(after, output)
     show(change_table(_described(before), _described(after), latency_ms, [*notes, f"written to {output}"]))
     return 0
 
@@ -120,7 +126,7 @@ def summarize(
         from tuner.model.loading import load_model  # noqa: PLC0415
         from tuner.summary import summarize as summarize_model  # noqa: PLC0415
 
-        found = summarize_model(load_model(model, _names(inputs), _names(outputs)), sizes)
+        found = summarize_model(load_model(model, names_in(inputs), names_in(outputs)), sizes)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -182,10 +188,6 @@ def quantize(
 
 def _described(model: "DetectionModel") -> tuple[Counter[str], int]:
     return Counter(node.op for node in model.graph_def.node), model.size_bytes
-
-
-def _names(given: str | None) -> Sequence[str]:
-    return () if given is None else [name for name in given.split(",") if name]
 
 
 def _sizes(given: str) -> list[int]:

@@ -8,8 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner.cli.app import megabytes
 from tuner.graph.summary import Endpoint, Flops
 from tuner.precision import Dtype
+from tuner.report.table import plain_table
 from tuner.summary import Summary
 
 _MOST_OPS = 12
@@ -26,14 +28,14 @@ def change_table(
 
     before, after: number of nodes by op type, and bytes of the graph.
     """
-    table = _table("", "before", "after")
+    table = plain_table("", "before", "after")
     (old, old_bytes), (new, new_bytes) = before, after
     for op in sorted(old.keys() | new.keys()):
         if old.get(op, 0) != new.get(op, 0):
             table.add_row(op, str(old.get(op, 0)), str(new.get(op, 0)))
     table.add_section()
     table.add_row("all ops", str(sum(old.values())), str(sum(new.values())))
-    table.add_row("graph size", _megabytes(old_bytes), _megabytes(new_bytes))
+    table.add_row("graph size", megabytes(old_bytes), megabytes(new_bytes))
     if latency_ms:
         table.add_row("latency, median", *(f"{ms:.2f} ms" for ms in latency_ms))
     return Group(table, *(Text(note) for note in notes))
@@ -43,8 +45,8 @@ def precision_table(
     ops: Mapping[Dtype, int], sizes: tuple[int, int], notes: Iterable[str], left_in_float: Mapping[str, str]
 ) -> Group:
     """What `quantize` made. ops: how many compute in each precision. sizes: bytes before and after."""
-    table = _table("", "")
-    table.add_row("graph size", " to ".join(map(_megabytes, sizes)))
+    table = _facts_table()
+    table.add_row("graph size", " to ".join(map(megabytes, sizes)))
     for precision in Dtype:
         if precision in ops:
             table.add_row(f"ops in {precision}", str(ops[precision]))
@@ -54,12 +56,14 @@ def precision_table(
 def summary_table(summary: Summary) -> Group:
     """A summary for people; the names of all ops are in its JSON only."""
     facts, precisions = summary.facts, summary.precisions
-    table = _table("", "")
+    table = _facts_table()
     for title, endpoints in (("input", facts.inputs), ("output", facts.outputs)):
         for endpoint in endpoints:
             table.add_row(title, _described(endpoint))
-    table.add_row("parameters", f"{facts.parameters:,} in {_megabytes(facts.parameters_bytes)}")
-    table.add_row("graph size", _megabytes(facts.size_bytes))
+    table.add_row("parameters", f"{facts.parameters:,} in {megabytes(facts.parameters_bytes)}")
+    if facts.stored_in_8_bits:
+        table.add_row("8-bit weights", f"{facts.stored_in_8_bits:,}, multiplied out to float32")
+    table.add_row("graph size", megabytes(facts.size_bytes))
     table.add_row("control flow", f"{facts.while_loops} while loops, {facts.conditions} conditions")
     for row in _flops_rows(summary.flops):
         table.add_row(*row)
@@ -100,13 +104,9 @@ def _reasons(title: str, reasons: Mapping[str, str]) -> list[RenderableType]:
     return [Text(line) for line in lines]
 
 
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.2f} MB"
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, show_header=any(columns))
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
+def _facts_table() -> Table:
+    """Two columns of text without a title."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     return table

@@ -11,7 +11,7 @@ from tuner.errors import ModelError
 from tuner.graph.compare import relative_differences
 from tuner.graph.input_shapes import shape_to_feed
 from tuner.model.detection_model import DetectionModel
-from tuner.model.graph_view import node_name
+from tuner.model.frozen_graph import import_graph
 from tuner.model.runner import ModelRunner
 
 TOLERANCE = 1e-5
@@ -50,13 +50,15 @@ def random_images(model: DetectionModel, count: int = 4) -> list[NDArray[Any]]:
     Raises ModelError for an input that takes no numbers.
     """
     random = np.random.default_rng(0)
-    node = next(node for node in model.graph_def.node if node.name == node_name(model.inputs[0]))
-    dtype = tf.dtypes.as_dtype(node.attr["dtype"].type)
+    with tf.Graph().as_default() as graph:
+        import_graph(model.graph_def)
+        fed = graph.get_tensor_by_name(model.inputs[0])
+    dtype = fed.dtype
     if not (dtype.is_integer or dtype.is_floating):
         raise ModelError(f"{model.source}: input {model.inputs[0]} takes {dtype.name}: no images can be made for it")
     found = []
     for number in range(count):
-        shape = shape_to_feed(tf.TensorShape(node.attr["shape"].shape), *_OPEN_SIZES[number % len(_OPEN_SIZES)])
+        shape = shape_to_feed(fed.shape, *_OPEN_SIZES[number % len(_OPEN_SIZES)])
         if dtype.is_integer:
             found.append(random.integers(0, 256, shape).astype(dtype.as_numpy_dtype))
         else:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tuner.graph.map_loop import NotRecognisedError, resolve
+from tuner.graph.store_weights import find_stored_weights
 from tuner.model.graph_view import GraphView, node_name, tensor_name
 from tuner.model.tensorflow_error import first_line
 
@@ -24,8 +25,8 @@ _NOT_FOLDED = (
 def fold_constants(graph: GraphView) -> GraphView:
     """Compute once what depends on constants alone, and on sizes that TensorFlow infers from the graph alone.
 
-    Constants that are only handed on, as weights are, stay where they are, and so do results over 4 MiB. Raises
-    NotRecognisedError where TensorFlow cannot compute them.
+    Constants that are only handed on, as weights are, stay where they are, and so do results over 4 MiB, and weights
+    that are stored in 8 bits. Raises NotRecognisedError where TensorFlow cannot compute them.
     """
     sizes = _static_sizes(graph)
     sized = graph.replace(sizes.keys(), [_constant(name, value) for name, value in sizes.items()]) if sizes else graph
@@ -77,12 +78,15 @@ def _single_index(graph: GraphView, node: NodeDef, shape: str) -> int | None:
 
 def _fixed(graph: GraphView) -> dict[str, None]:
     """The nodes that depend on constants alone, in an order that is the same in every process."""
+    stored = find_stored_weights(graph)
+    # Multiplied out they would take four times their room; so would the floats that their codes are cast to.
+    left = {*stored, *(node_name(graph.nodes[name].input[0]) for name in stored)}
     fixed: dict[str, None] = {}
     for name in _in_order(graph):
         node = graph.nodes[name]
         # A constant in the branch of a condition waits for it, so that it is not one for this purpose.
         has_value = node.op == "Const" or (node.input and not node.op.startswith(_NOT_FOLDED))
-        if has_value and all(node_name(tensor) in fixed for tensor in node.input):
+        if has_value and name not in left and all(node_name(tensor) in fixed for tensor in node.input):
             fixed[name] = None
     return fixed
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from tuner.model.graph_view import GraphView, tensor_name
+from tuner.model.graph_view import GraphView, node_name, tensor_name
 from tuner.model.nodes import const_node, op_node
 
 # The input that holds weights, and the axes of its channels: those that one scale each is kept for.
@@ -78,6 +78,18 @@ def store_weights_in_8_bits(graph: GraphView) -> StoredWeights:
             largest_error, worst = error, node.name
     stored = graph.replace(removed, added) if removed else graph
     return StoredWeights(stored, len(removed), values, kept_float, largest_error, worst)
+
+
+def find_stored_weights(graph: GraphView) -> dict[str, NDArray[np.int8]]:
+    """What `store_weights_in_8_bits` wrote: the Mul that gives weights, by its name, and its codes."""
+    found = {}
+    for node in graph.graph_def.node:
+        if node.op == "Mul" and len(node.input) == 2:
+            cast = graph.nodes[node_name(node.input[0])]
+            codes = graph.constant(cast.input[0]) if cast.op == "Cast" else None
+            if codes is not None and codes.dtype == np.int8 and graph.constant(node.input[1]) is not None:
+                found[node.name] = codes.astype(np.int8, copy=False)
+    return found
 
 
 def _readers(graph: GraphView, node: NodeDef) -> list[tuple[NodeDef, int]]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tuner.errors import ModelError
 from tuner.graph.input_shapes import shape_to_feed
 from tuner.graph.map_loop import resolve
+from tuner.graph.store_weights import find_stored_weights
 from tuner.model.detection_model import DetectionModel
 from tuner.model.frozen_graph import import_graph
 from tuner.model.tensorflow_error import first_line
@@ -57,6 +58,7 @@ class GraphFacts:
 
     outputs: those named by the file, else the likely ones. ops: op type -> number of nodes, the most frequent first.
     parameters, parameters_bytes: of constants with at least one axis in float or 8-bit types.
+    stored_in_8_bits: of the parameters, how many are weights kept as int8 and multiplied out to floats in each run.
     while_loops, conditions: of TF1's and TF2's kinds alike.
     """
 
@@ -65,6 +67,7 @@ class GraphFacts:
     ops: Mapping[str, int]
     parameters: int
     parameters_bytes: int
+    stored_in_8_bits: int
     size_bytes: int
     while_loops: int
     conditions: int
@@ -110,6 +113,7 @@ def graph_facts(model: DetectionModel) -> GraphFacts:
         ops=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         parameters=sum(count for count, _ in parameters),
         parameters_bytes=sum(count * size for count, size in parameters),
+        stored_in_8_bits=sum(codes.size for codes in find_stored_weights(model.graph).values()),
         size_bytes=model.size_bytes,
         while_loops=len(frames) + loops,
         conditions=len(predicates) + conditions,
