@@ -8,6 +8,7 @@ from tuner.errors import ModelError
 from tuner.files import write_bytes
 from tuner.graph.added_constant import check_node_name
 from tuner.model.freezing import freeze_function
+from tuner.model.keras_model import trace_keras_model
 from tuner.model.tensorflow_error import first_line
 
 
@@ -33,18 +34,8 @@ def save_keras_model_to_pb(
     names = [f"{output_node_prefix}{number}" for number in range(nr_outputs)]
     for name in names:
         check_node_name(name)
-    # A Sequential model has one input, and no structure of its own before it was called.
-    structure = model.inputs[0] if isinstance(model, tf.keras.Sequential) else model.input
-
-    def infer(*images: tf.Tensor) -> list[tf.Tensor]:
-        # Keras' own tree, not tf.nest: they order the keys of an OrderedDict differently.
-        given = tf.keras.tree.pack_sequence_as(structure, images)
-        flat: list[tf.Tensor] = tf.keras.tree.flatten(model(given, training=False))
-        return flat
-
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
     try:
-        function = tf.function(infer, autograph=False).get_concrete_function(*specs)
+        function = trace_keras_model(model, tf.keras.tree.flatten)
     except Exception as error:  # Keras has no error family, and a layer's own code may raise anything.
         # Keras writes the cause in bold below the name of the layer, and the arguments after it.
         cause = str(error).partition("\x1b[1m")[2].partition("\x1b[0m")[0]

@@ -1,6 +1,8 @@
 """Keras files, `.keras` and `.h5`, traced once into a graph."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,7 +18,7 @@ def freeze_keras_model(path: Path) -> FrozenGraph:
     """
     try:
         model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
-        function = _trace(model) if model.inputs else None
+        function = trace_keras_model(model) if model.inputs else None
     except Exception as error:  # Keras has no error family: a file may make it raise anything at all.
         # Keras repeats the whole model around the cause: the last part says what is wrong.
         cause = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config:")[0]
@@ -27,9 +29,19 @@ def freeze_keras_model(path: Path) -> FrozenGraph:
     return freeze_function(function, sorted(results) if isinstance(results, dict) else list(model.output_names))
 
 
-def _trace(model: tf.keras.Model) -> tf.types.experimental.ConcreteFunction:
-    def infer(*images: tf.Tensor) -> object:
-        return model(list(images) if len(images) > 1 else images[0], training=False)
+def trace_keras_model(
+    model: tf.keras.Model, arrange: Callable[[Any], Any] = lambda results: results
+) -> tf.types.experimental.ConcreteFunction:
+    """The model in inference mode as a function of its flat inputs, under their own names.
+
+    arrange: what the function gives back of the model's results. Raises whatever Keras or a layer of the model raises.
+    """
+    # A Sequential model has one input, and no structure of its own before it was called.
+    structure = model.inputs[0] if isinstance(model, tf.keras.Sequential) else model.input
+
+    def infer(*images: tf.Tensor) -> Any:
+        # Keras' own tree, not tf.nest: they order the keys of an OrderedDict differently.
+        return arrange(model(tf.keras.tree.pack_sequence_as(structure, images), training=False))
 
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
     return tf.function(infer, autograph=False).get_concrete_function(*specs)
