@@ -33,16 +33,22 @@ class Event:
     """Something that took time in a run.
 
     name: the node's. op: its type; of a copy the direction as TensorFlow names it, MemcpyH2D or MemcpyD2H; else "".
-    start_us: on the clock of the machine. copied_bytes: of a copy, where the record tells it.
+    start_ns: on the clock of the machine, whose count of nanoseconds is beyond what a float can tell apart.
+    copied_bytes: of a copy, where the record tells it.
     """
 
     kind: Kind
     device: str
     name: str
     op: str
-    start_us: float
+    start_ns: int
     duration_us: float
     copied_bytes: int = 0
+
+    @property
+    def end_ns(self) -> int:
+        """On the same clock as `start_ns`."""
+        return self.start_ns + round(self.duration_us * 1000)
 
 
 def read_events(stats: StepStats, ops: Mapping[str, str]) -> list[Event]:
@@ -64,7 +70,7 @@ def chrome_trace(runs: Sequence[Sequence[Event]], stages: Mapping[str, str]) -> 
     Each device is a process, whose events lie side by side in as many threads as it takes; the runs are a process of
     their own. stages: of nodes by name, told with each event.
     """
-    first_us = min((event.start_us for run in runs for event in run), default=0.0)
+    first_ns = min((event.start_ns for run in runs for event in run), default=0)
     by_device: dict[str, list[Event]] = defaultdict(list)
     for run in runs:
         for event in run:
@@ -72,9 +78,9 @@ def chrome_trace(runs: Sequence[Sequence[Event]], stages: Mapping[str, str]) -> 
     events: list[dict[str, Any]] = [_named("process_name", 0, 0, "runs"), _named("thread_name", 0, 0, "runs")]
     for number, run in enumerate(runs, 1):
         if run:
-            start_us = min(event.start_us for event in run)
-            end_us = max(event.start_us + event.duration_us for event in run)
-            events.append(_complete((0, 0), f"run {number}", (start_us - first_us, end_us - start_us), {}))
+            start_ns, end_ns = min(event.start_ns for event in run), max(event.end_ns for event in run)
+            times_us = ((start_ns - first_ns) / 1000, (end_ns - start_ns) / 1000)
+            events.append(_complete((0, 0), f"run {number}", times_us, {}))
     for pid, (device, of_device) in enumerate(sorted(by_device.items()), 1):
         events.append(_named("process_name", pid, 0, device))
         lanes = _lanes(of_device)
@@ -83,18 +89,19 @@ def chrome_trace(runs: Sequence[Sequence[Event]], stages: Mapping[str, str]) -> 
             told = {"node": event.name, "stage": stages.get(event.name, ""), "bytes": event.copied_bytes}
             args = {key: value for key, value in told.items() if value}
             title = event.op or event.name
-            events.append(_complete((pid, lane), title, (event.start_us - first_us, event.duration_us), args))
+            times_us = ((event.start_ns - first_ns) / 1000, event.duration_us)
+            events.append(_complete((pid, lane), title, times_us, args))
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
 def _event(device: str, node: NodeExecStats, ops: Mapping[str, str]) -> Event:
     # A GPU's record has no nanoseconds.
-    begun_us = node.all_start_nanos / 1000 if node.all_start_nanos else float(node.all_start_micros)
+    begun_ns = node.all_start_nanos or node.all_start_micros * 1000
     if node.op_end_rel_nanos:
-        start_us, end_us = node.op_start_rel_nanos / 1000, node.op_end_rel_nanos / 1000
+        start_ns, end_ns = node.op_start_rel_nanos, node.op_end_rel_nanos
     else:
-        start_us, end_us = float(node.op_start_rel_micros), float(node.op_end_rel_micros)
-    times = (begun_us + start_us, max(end_us - start_us, 0.0))
+        start_ns, end_ns = node.op_start_rel_micros * 1000, node.op_end_rel_micros * 1000
+    times = (begun_ns + start_ns, max(end_ns - start_ns, 0) / 1000)
     if copies := _COPIES.search(device):
         size = _COPIED_BYTES.search(node.timeline_label)
         return Event(Kind.COPY, device, node.node_name, copies[1], *times, int(size[1]) if size else 0)
@@ -112,11 +119,11 @@ def _event(device: str, node: NodeExecStats, ops: Mapping[str, str]) -> Event:
 def _lanes(events: Sequence[Event]) -> list[int]:
     """For each event the first thread that is free at its start: events of one thread must not overlap."""
     lanes = [0] * len(events)
-    free_us: list[float] = []
-    for index in sorted(range(len(events)), key=lambda index: events[index].start_us):
-        start_us = events[index].start_us
-        lane = next((lane for lane, free in enumerate(free_us) if free <= start_us), len(free_us))
-        free_us[lane : lane + 1] = [start_us + events[index].duration_us]
+    free_ns: list[int] = []
+    for index in sorted(range(len(events)), key=lambda index: events[index].start_ns):
+        start_ns = events[index].start_ns
+        lane = next((lane for lane, free in enumerate(free_ns) if free <= start_ns), len(free_ns))
+        free_ns[lane : lane + 1] = [events[index].end_ns]
         lanes[index] = lane
     return lanes
 
