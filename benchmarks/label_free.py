@@ -73,12 +73,12 @@ def losses(
 
 def plans(ops: Sequence[str], count: int) -> list[PrecisionPlan]:
     """All operators int8, then random shares of them, in random forms."""
-    random = np.random.default_rng(0)
+    random, algorithms, granularities = np.random.default_rng(0), list(RangeAlgorithm), list(Granularity)
     made = [PrecisionPlan(dict.fromkeys(ops, OpPrecision()))]
     while len(made) < count:
         form = OpPrecision(
-            activation_algorithm=random.choice(list(RangeAlgorithm)),
-            weight_granularity=random.choice(list(Granularity), p=[0.7, 0.3]),
+            activation_algorithm=algorithms[random.integers(len(algorithms))],
+            weight_granularity=granularities[random.integers(len(granularities))],
         )
         share = random.random()
         made.append(PrecisionPlan({op: form if random.random() < share else FP32 for op in ops}))

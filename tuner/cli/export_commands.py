@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tuner.cli.app import Model, SkipBadRecords, Verbose, app, console_on, show
+from tuner.cli.app import Model, SkipBadRecords, Verbose, app, console_on, megabytes, show
 from tuner.cli.settings import load_settings
 from tuner.cli.terminal import hushed
 from tuner.config import TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError
 from tuner.precision import Dtype, PrecisionPlan
+from tuner.report.table import facts_table
 
 EXPORT_EXAMPLE = "tuner export f.pb f.onnx --format onnx --plan workspace/plan.yaml"
 NO_TF_TRT = (
@@ -175,8 +176,8 @@ def _plan(settings: TuningConfig, path: Path | None) -> PrecisionPlan | None:
 
 
 def _table(written: Sequence[Path]) -> Table:
-    table = Table("what", "is", show_header=False)
+    table = facts_table()
     for path in written:
         files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
-        table.add_row("written", f"{path}, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
+        table.add_row("written", f"{path}, {megabytes(sum(file.stat().st_size for file in files))}")
     return table

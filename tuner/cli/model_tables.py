@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from tuner.cli.app import megabytes
 from tuner.graph.summary import Endpoint, Flops
 from tuner.precision import Dtype
-from tuner.report.table import plain_table
+from tuner.report.table import facts_table, plain_table
 from tuner.summary import Summary
 
 _MOST_OPS = 12
@@ -45,7 +43,7 @@ def precision_table(
     ops: Mapping[Dtype, int], sizes: tuple[int, int], notes: Iterable[str], left_in_float: Mapping[str, str]
 ) -> Group:
     """What `quantize` made. ops: how many compute in each precision. sizes: bytes before and after."""
-    table = _facts_table()
+    table = facts_table()
     table.add_row("graph size", " to ".join(map(megabytes, sizes)))
     for precision in Dtype:
         if precision in ops:
@@ -56,7 +54,7 @@ def precision_table(
 def summary_table(summary: Summary) -> Group:
     """A summary for people; the names of all ops are in its JSON only."""
     facts, precisions = summary.facts, summary.precisions
-    table = _facts_table()
+    table = facts_table()
     for title, endpoints in (("input", facts.inputs), ("output", facts.outputs)):
         for endpoint in endpoints:
             table.add_row(title, _described(endpoint))
@@ -102,11 +100,3 @@ def _reasons(title: str, reasons: Mapping[str, str]) -> list[RenderableType]:
     if len(counts) > _MOST_REASONS:
         lines.append(f"{title}: {len(counts) - _MOST_REASONS} more reasons, see --json of summarize")
     return [Text(line) for line in lines]
-
-
-def _facts_table() -> Table:
-    """Two columns of text without a title."""
-    table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    return table

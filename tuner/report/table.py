@@ -132,6 +132,14 @@ def plain_table(first: str, *columns: str) -> Table:
     return table
 
 
+def facts_table() -> Table:
+    """Two columns of text without a title."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    return table
+
+
 def _reasons(title: str, reasons: Iterable[str]) -> list[RenderableType]:
     """How often each reason was given, the most frequent first."""
     counts = Counter(reasons).most_common()
