@@ -27,14 +27,13 @@ from tuner.data.dataset import open_dataset
 from tuner.graph.postprocess import optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.endpoints import prune
-from tuner.model.graph_view import node_name
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 from tuner.precision import BF16, INT8, OpPrecision, PrecisionPlan
 from tuner.quantization.inc_adapter import quantize_with_inc
-from tuner.quantization.lowering.convolutions import find_convolutions
 from tuner.quantization.quantize import QuantizableOps, find_quantizable_ops, prepare, quantize
 from tuner.quantization.ranges import collect_ranges
+from tuner.quantization.sensitivity import find_heads
 
 WARM_UP_ROUNDS = 5
 NETWORK, WHOLE = "network", "whole"
@@ -147,16 +146,7 @@ def graphs(
 
 def network_of(model: DetectionModel) -> DetectionModel:
     """The model up to its raw heads: the results of the convolutions that no other convolution depends on."""
-    graph = prepare(model).graph
-    convolutions, _ = find_convolutions(graph)
-    before: set[str] = set()
-    pending = [tensor for name in convolutions for tensor in graph.nodes[name].input]
-    while pending:
-        name = node_name(pending.pop())
-        if name not in before:
-            before.add(name)
-            pending += graph.nodes[name].input
-    heads = tuple(f"{one.output}:0" for name, one in convolutions.items() if name not in before)
+    heads = find_heads(prepare(model).graph)
     return replace(model, graph_def=prune(model.graph_def, heads), outputs=heads)
 
 

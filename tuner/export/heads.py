@@ -10,7 +10,7 @@ from tuner.model.endpoints import find_inputs, prune, prune_nodes
 from tuner.model.frozen_graph import copy_graph, import_graph
 from tuner.model.graph_view import GraphView, node_name
 from tuner.model.nodes import const_node, op_node
-from tuner.quantization.lowering.convolutions import find_convolutions
+from tuner.quantization.sensitivity import find_heads
 
 # Suppression and loops: what runtimes and converters lack, or run each in their own way.
 _ELSEWHERE = ("NonMaxSuppression", "CombinedNonMaxSuppression", "TensorArray", "TensorList")
@@ -35,7 +35,7 @@ def cut_at_heads(model: DetectionModel) -> Cut:
     depend on its size.
     """
     model = _of_one_image(model)
-    heads = _find_heads(model.graph)
+    heads = tuple(map(node_name, find_heads(model.graph)))
     after = _behind(model.graph, heads)
     kinds = {model.graph.nodes[name].op for name in after}
     if not heads or not any(kind.startswith(_ELSEWHERE) or kind in _LOOPS for kind in kinds):
@@ -54,19 +54,6 @@ def _of_one_image(model: DetectionModel) -> DetectionModel:
             # What a file may say about shapes besides is of any number of images.
             node.attr.pop("_output_shapes", None)
     return model.with_graph(graph_def)
-
-
-def _find_heads(graph: GraphView) -> tuple[str, ...]:
-    """The results of the convolutions that no other convolution depends on."""
-    convolutions, _ = find_convolutions(graph)
-    before: set[str] = set()
-    pending = [tensor for name in convolutions for tensor in graph.nodes[name].input]
-    while pending:
-        name = node_name(pending.pop())
-        if name not in before:
-            before.add(name)
-            pending += graph.nodes[name].input
-    return tuple(one.output for name, one in convolutions.items() if name not in before)
 
 
 def _behind(graph: GraphView, heads: tuple[str, ...]) -> set[str]:
