@@ -17,7 +17,6 @@ from tuner.model.graph_view import GraphView
 from tuner.model.nodes import const_node, op_node
 from tuner.precision import PrecisionPlan, Scheme
 from tuner.quantization.lowering.codes import Codes, QuantizedConvolution, decide_codes
-from tuner.quantization.lowering.data_movement import Carrier
 from tuner.quantization.lowering.scales import SIGNED_LEVELS, UNSIGNED_LEVELS, ActivationScale
 from tuner.quantization.ranges import Ranges
 
@@ -114,7 +113,7 @@ def round_as_planned(
         if source.kernel is None:
             added += _rounding_nodes(tensor, forms[tensor], name)
     for carrier in codes.regions.carriers.values():
-        added.append(_carrier_node(carrier, tensors))
+        added.append(carrier.copy_on(tensors, "/rounded"))
         if not carrier.sizes:
             output = carrier.outputs[0]
             removed.add(output)
@@ -236,15 +235,3 @@ def _value_node(numbers: str, form: _Form, name: str) -> NodeDef:
 def _smallest(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     """The unit as one number where channels do not differ."""
     return np.asarray(unit[0] if np.all(unit == unit[0]) else unit, np.float32)
-
-
-def _carrier_node(carrier: Carrier, tensors: dict[str, str]) -> NodeDef:
-    """The op on rounded numbers. Adds what it makes to `tensors`."""
-    node = NodeDef()
-    node.CopyFrom(carrier.node)
-    node.name = f"{node.name}/rounded"
-    for position, read in zip(carrier.positions, carrier.inputs, strict=True):
-        node.input[position] = tensors[read]
-    for index, output in enumerate(carrier.outputs):
-        tensors[output] = f"{node.name}:{index}" if index else node.name
-    return node

@@ -13,7 +13,6 @@ from tuner.model.graph_view import GraphView
 from tuner.model.nodes import const_node, op_node
 from tuner.precision import PrecisionPlan
 from tuner.quantization.lowering.codes import QuantizedConvolution, decide_codes
-from tuner.quantization.lowering.data_movement import Carrier
 from tuner.quantization.lowering.scales import UNSIGNED_LEVELS, ActivationScale
 from tuner.quantization.ranges import Ranges
 
@@ -31,7 +30,7 @@ def simulate(graph: GraphView, plan: PrecisionPlan, ranges: Ranges, *, matmul_ke
         if source.kernel is None:
             added += _round_nodes(source.tensor, codes.scales[source.tensor], tensors[source.tensor])
     for carrier in codes.regions.carriers.values():
-        added.append(_carrier_node(carrier, tensors))
+        added.append(carrier.copy_on(tensors, "/simulation"))
         if not carrier.sizes:
             name = carrier.outputs[0]
             removed.add(name)
@@ -188,15 +187,3 @@ def _value_nodes(codes: str, scale: ActivationScale, name: str) -> list[NodeDef]
         const_node(f"{name}/simulation/steps", np.asarray(steps, np.float32)),
         op_node("Mul", name, [codes, f"{name}/simulation/steps"], T=tf.float32),
     ]
-
-
-def _carrier_node(carrier: Carrier, tensors: dict[str, str]) -> NodeDef:
-    """The op on codes held in float. Adds what it makes to `tensors`."""
-    node = NodeDef()
-    node.CopyFrom(carrier.node)
-    node.name = f"{node.name}/simulation"
-    for position, read in zip(carrier.positions, carrier.inputs, strict=True):
-        node.input[position] = tensors[read]
-    for index, output in enumerate(carrier.outputs):
-        tensors[output] = f"{node.name}:{index}" if index else node.name
-    return node

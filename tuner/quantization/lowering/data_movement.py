@@ -44,6 +44,20 @@ class Carrier:
         name = str(self.node.name)
         return (name, *(f"{name}:{index}" for index in range(1, len(self.sizes))))
 
+    def copy_on(self, tensors: dict[str, str], suffix: str) -> NodeDef:
+        """The op under its name and `suffix`, on other tensors in the place of its data.
+
+        tensors: what stands for each tensor, by its name; what the copy makes is added.
+        """
+        node = NodeDef()
+        node.CopyFrom(self.node)
+        node.name += suffix
+        for position, read in zip(self.positions, self.inputs, strict=True):
+            node.input[position] = tensors[read]
+        for index, output in enumerate(self.outputs):
+            tensors[output] = f"{node.name}:{index}" if index else node.name
+        return node
+
     def parts(self, channels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The channels of each output, given those of all inputs one after the other."""
         if self.sizes:
