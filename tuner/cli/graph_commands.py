@@ -98,7 +98,7 @@ def freeze(
     source, target = _source_and_target(model, output, input_graph, output_graph)
     if not _is_boolean(input_binary):
         raise ConfigError(f"--input_binary: got {input_binary!r}; expected true or false")
-    _check_place(target, source)
+    _check_name(target)
     console_on(verbose=verbose)
     with hushed(verbose=verbose):
         from tuner.export.output import check_output, export_model  # noqa: PLC0415 - TensorFlow takes seconds
@@ -148,7 +148,7 @@ def transform(
     verbose: Verbose = False,
 ) -> int:
     """Run TensorFlow's Graph Transform Tool."""
-    _check_place(output, model)
+    _check_name(output)
     console_on(verbose=verbose)
     with hushed(verbose=verbose):
         from tuner.export.output import check_output  # noqa: PLC0415
@@ -185,7 +185,7 @@ def place(
     verbose: Verbose = False,
 ) -> int:
     """Pin ops to a device."""
-    _check_place(output, model)
+    _check_name(output)
     console_on(verbose=verbose)
     with hushed(verbose=verbose):
         from tuner.export.output import check_output, export_model  # noqa: PLC0415
@@ -217,12 +217,10 @@ def _source_and_target(
     return source, target
 
 
-def _check_place(output: Path, model: Path) -> None:
-    """Refuse what is no name for a graph, and the file inside of a SavedModel that is the model."""
+def _check_name(output: Path) -> None:
+    """Refuse what is no name for a frozen graph."""
     if output.suffix != ".pb":
         raise ConfigError(f"{output}: a frozen graph is written to a name ending in .pb")
-    if output.resolve() == (model / "saved_model.pb").resolve():
-        raise ConfigError(f"{output}: the output would replace the input model; give it another name")
 
 
 def _is_boolean(text: str) -> bool:

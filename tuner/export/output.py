@@ -44,7 +44,9 @@ def check_output(output: Path, input_model: Path | None = None) -> None:
     Raises TunerError when the place is taken by `input_model` or something other than a model of the same form, or when
     its folder cannot be written or made.
     """
-    if input_model is not None and output.resolve() == input_model.resolve():
+    # A SavedModel is named by its folder or by the file in it.
+    taken = () if input_model is None else (input_model, *(input_model / name for name in _SAVED_MODEL_FILES))
+    if output.resolve() in (path.resolve() for path in taken):
         raise ConfigError(f"{output}: the output would replace the input model; give it another name")
     try:
         _check_existing(output)
