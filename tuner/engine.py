@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tuner.cache import Cache
 from tuner.config import Objective, TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError, ModelError
-from tuner.graph.postprocess import Optimization, optimize_postprocess
+from tuner.graph.postprocess import OPTIMIZATION_IMAGES, Optimization, optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import FP32, Correction, Dtype, OpPrecision, PrecisionPlan, RangeAlgorithm
 from tuner.quantization.audit import read_plan
@@ -24,8 +24,6 @@ from tuner.quantization.range_cache import load_ranges, save_ranges
 from tuner.quantization.ranges import Ranges, collect_ranges, first_images
 from tuner.search.space import SearchSpace
 from tuner.trial import Proposal
-
-OPTIMIZATION_IMAGES = 10
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from tuner.cli.app import Model, SkipBadRecords, Verbose, app, console_on, megabytes, show
-from tuner.cli.settings import load_settings
+from tuner.cli.settings import FlagSetting, load_settings
 from tuner.cli.terminal import hushed
 from tuner.config import TuningConfig, resolve_op_rules
 from tuner.errors import ConfigError
@@ -23,6 +23,7 @@ NO_TF_TRT = (
 )
 NO_INT8 = "the plan has no int8 operators: give no --plan for all int8"
 IMAGES = 100
+_SAMPLING_SIZE = "quantization.calibration.sampling_size"
 
 
 class Format(StrEnum):
@@ -85,8 +86,7 @@ def export(
                 plan,
                 None,
                 model,
-                # Images for ranges are all that is read of it.
-                dataset_location=calibration_location if plan is None else None,
+                flags=[] if plan is not None else [FlagSetting("--images", _SAMPLING_SIZE, images)],
                 calibration_location=calibration_location,
             )
             table = _network(
@@ -95,7 +95,6 @@ def export(
                 output,
                 settings,
                 plan=_plan(settings, plan),
-                count=images,
                 symmetric=symmetric,
                 skip_bad_records=skip_bad_records,
             )
@@ -123,23 +122,18 @@ def _network(
     settings: TuningConfig,
     *,
     plan: PrecisionPlan | None,
-    count: int,
     symmetric: bool,
     skip_bad_records: bool,
 ) -> Table:
-    from tuner.data.calibration import calibration_images  # noqa: PLC0415
     from tuner.export.output import check_output  # noqa: PLC0415
     from tuner.export.runtimes import export_onnx, export_tflite  # noqa: PLC0415
-    from tuner.inputs import open_inputs  # noqa: PLC0415
     from tuner.model.loading import load_model  # noqa: PLC0415
+    from tuner.untuned import read_calibration_images  # noqa: PLC0415
 
     check_output(output, path)
     model = load_model(path, settings.model.inputs, settings.model.outputs)
-    inputs = open_inputs(settings, skip_bad_records=skip_bad_records, cache_mb=0)
     quantization = settings.quantization
-    if plan is not None:
-        count = max(quantization.calibration.sampling_sizes)
-    images = list(calibration_images(inputs.calibration, count))
+    images = read_calibration_images(settings, skip_bad_records=skip_bad_records)
     if to is Format.TFLITE:
         exported = export_tflite(model, output, images)
     else:

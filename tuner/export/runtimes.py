@@ -14,7 +14,7 @@ from tuner.export.heads import Cut, cut_at_heads
 from tuner.export.rounded_graph import round_as_planned
 from tuner.export.tflite_model import to_tflite
 from tuner.files import write_bytes, write_text
-from tuner.graph.postprocess import optimize_postprocess
+from tuner.graph.postprocess import OPTIMIZATION_IMAGES, optimize_postprocess
 from tuner.model.detection_model import DetectionModel
 from tuner.model.fold_batch_norm import fold_batch_norm
 from tuner.model.graph_view import node_name
@@ -23,9 +23,6 @@ from tuner.precision import INT8, Correction, Dtype, PrecisionPlan
 from tuner.quantization.corrections.apply import apply_corrections
 from tuner.quantization.quantize import find_quantizable_ops, prepare
 from tuner.quantization.ranges import collect_ranges
-
-# As in a tuning: so many images show whether the rewritten post-processing finds the same.
-_OPTIMIZATION_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def export_onnx(
     except ModuleNotFoundError as error:
         raise TunerError(f"ONNX needs {error.name}: pip install 'tuner[onnx]'") from error
     _check_float(model)
-    prepared = prepare(optimize_postprocess(model, images[:_OPTIMIZATION_IMAGES]).model if optimize else model)
+    prepared = prepare(optimize_postprocess(model, images[:OPTIMIZATION_IMAGES]).model if optimize else model)
     ops = find_quantizable_ops(prepared)
     plan = PrecisionPlan(dict.fromkeys(ops.names, INT8)) if plan is None else plan
     foreign = [op for op in plan if op not in ops.names and op not in ops.refused]
@@ -88,7 +85,7 @@ def export_tflite(model: DetectionModel, output: Path, images: Sequence[NDArray[
     images: for calibration, each [1, H, W, 3]. Raises TunerError as `export_onnx` does.
     """
     _check_float(model)
-    optimized = optimize_postprocess(model, images[:_OPTIMIZATION_IMAGES]).model
+    optimized = optimize_postprocess(model, images[:OPTIMIZATION_IMAGES]).model
     # Not `prepare`, whose Splits in the place of channel shuffles the converter fails to quantise.
     cut = cut_at_heads(optimized.with_graph(fold_batch_norm(skip_identities(optimized.graph)).graph_def))
     return _write(cut, output, to_tflite(cut.network, images), None, None)

@@ -19,6 +19,8 @@ from tuner.model.graph_view import GraphView, node_name
 from tuner.model.runner import ModelRunner
 
 TOLERANCE = 1e-5
+# So many images show whether the rewritten graph finds the same.
+OPTIMIZATION_IMAGES = 10
 
 _TRANSFORMATIONS: dict[str, Callable[[GraphView], GraphView]] = {
     "preprocessing": batch_preprocessor,
