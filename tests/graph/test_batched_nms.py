@@ -94,6 +94,16 @@ def test_all_scores_equal(nms_graph: Make) -> None:
     assert_equal(graph, batch_multi_class_nms(graph), [given])
 
 
+@pytest.mark.parametrize("name", ["plain", "own boxes", "clipped first"])
+def test_boxes_of_infinite_area(nms_graph: Make, name: str) -> None:
+    """Networks that run over give such boxes; the kernels do not agree on how far they overlap."""
+    graph = nms_graph(VARIANTS[name])
+    given = feeds(VARIANTS[name], 1)
+    given["boxes:0"][:, ::3] *= np.float32(1e25)
+    given["boxes:0"][:, ::5] = [-np.inf, -np.inf, np.inf, np.inf]
+    assert_equal(graph, batch_multi_class_nms(graph), [given])
+
+
 def test_nothing_over_the_threshold(nms_graph: Make) -> None:
     how = replace(PLAIN, score_threshold=0.5)
     graph = nms_graph(how)

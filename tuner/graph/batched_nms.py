@@ -72,6 +72,8 @@ def _results(nms: MultiClassNms, given: dict[str, tf.Tensor]) -> dict[str, tf.Te
     among_best, complete = _best_pairs(how, CANDIDATES_PER_DETECTION * nms.max_total, scores, counted)
     quick = _visible(nms, _suppressed(how, boxes, among_best), boxes, window)
     enough = tf.reduce_all(complete | tf.equal(quick[-1], nms.max_total))
+    # The overlap of two infinite areas is no number: the kernel for one class suppresses one, the combined one neither.
+    enough &= tf.reduce_all(tf.math.is_finite(_area(boxes)))
     kept_boxes, kept_classes, kept_scores, count = tf.compat.v1.cond(
         enough,
         lambda: quick,
