@@ -48,6 +48,12 @@ def test_tune_hands_on_how_to_search(pipeline: Any) -> None:
     assert (pipeline.job.fresh, pipeline.job.resume) == (True, False)
 
 
+def test_tune_hands_on_what_is_true(pipeline: Any) -> None:
+    assert main([*TUNE, "--labels=model", "--label_score=0.05", "--dataset_location=v.record"]) == 0
+    accuracy = pipeline.job.config.evaluation.accuracy
+    assert (accuracy.labels, accuracy.label_score) == ("model", 0.05)
+
+
 @pytest.mark.parametrize(
     "spelling",
     ["--max_trials=7", "--max-trials=7", "--max_trials 7", "--max-trials 7", "--skip_bad_records --max-trials 7"],

@@ -84,6 +84,10 @@ def tune(
         str | None,
         typer.Option("--labels", metavar="KIND", help="annotations, or model: what the float model finds is true."),
     ] = None,
+    label_score: Annotated[
+        float | None,
+        typer.Option("--label_score", metavar="SCORE", help="The least score of what --labels=model counts (0.3)."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="lowering, or inc for neural-compressor.")
     ] = None,
@@ -122,6 +126,7 @@ def tune(
         FlagSetting("--alpha", "tuning.early_rejection_alpha", alpha),
         FlagSetting("--confirm", "tuning.confirm", confirm),
         FlagSetting("--labels", "evaluation.accuracy.labels", labels),
+        FlagSetting("--label_score", "evaluation.accuracy.label_score", label_score),
         FlagSetting("--engine", "quantization.engine", engine),
         FlagSetting("--optimize-postprocess", "quantization.optimize_postprocess", optimize_postprocess),
     ]
