@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -134,3 +135,11 @@ def serve() -> Iterator[Callable[..., Server]]:
 def patience() -> Patience:
     """Four tries, close together."""
     return Patience(timeout_s=0.3, waits_s=(0.01, 0.01, 0.01))
+
+
+@pytest.fixture
+def files_of_at_most() -> Iterator[Callable[[int], None]]:
+    """Lets no file of this process grow above some bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -77,12 +77,12 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
             return
         with part.open("ab") as file:
             _lock(file, part)
-            _check_free_space(archive, part)
-            with progress.stage("download") as stage:
-                tries = _transfer(archive, file, _beside(target, ".part.version"), patience)
-                for _ in progress.track(tries, archive.size_bytes // _MEGABYTE, f"{target.name}, MB"):
-                    pass
-                stage.note(f"{target.name}, {archive.size_bytes / _MEGABYTE:.1f} MB")
+            try:
+                _check_free_space(archive, part)
+                _download(archive, file, target, progress, patience)
+            finally:
+                if not file.tell():
+                    part.unlink()
             file.flush()
             os.fsync(file.fileno())
             with progress.stage("verify"):
@@ -96,6 +96,14 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
             part.replace(target)
     except OSError as error:
         raise TunerError(f"{part}: cannot be written: {error.strerror or error}") from error
+
+
+def _download(archive: Archive, file: BinaryIO, target: Path, progress: Progress, patience: Patience) -> None:
+    with progress.stage("download") as stage:
+        tries = _transfer(archive, file, _beside(target, ".part.version"), patience)
+        for _ in progress.track(tries, archive.size_bytes // _MEGABYTE, f"{target.name}, MB"):
+            pass
+        stage.note(f"{target.name}, {archive.size_bytes / _MEGABYTE:.1f} MB")
 
 
 def _beside(target: Path, suffix: str) -> Path:
