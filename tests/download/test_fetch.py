@@ -88,6 +88,13 @@ def test_a_cut_connection_is_taken_up_again(
     assert names_beside(target) == NOTHING_LEFT
 
 
+def test_nothing_at_all_leaves_nothing(serve: Any, target: Path, download: Download) -> None:
+    server = serve(CONTENT, stalls=4)
+    with pytest.raises(TunerError, match="with 0 of 2,500,000 bytes here"):
+        download(server.archive())
+    assert names_beside(target) == NOTHING_LEFT
+
+
 def test_after_the_last_try_a_later_call_goes_on(serve: Any, target: Path, part: Path, download: Download) -> None:
     server = serve(CONTENT, cuts=[1_000_000, 0, 0, 0])
     with pytest.raises(TunerError, match=r"with 1,000,000 of 2,500,000 bytes here; the same command goes on"):
@@ -223,7 +230,8 @@ def test_another_size_is_told_before_the_download(
     server = serve(CONTENT)
     with pytest.raises(TunerError, match="the server's file has 2,500,000 bytes; expected 2,600,000"):
         download(server.archive(size_bytes=2_600_000))
-    assert part.stat().st_size == held
+    assert names_beside(target) == ([part.name] if held else NOTHING_LEFT)
+    assert not held or part.stat().st_size == held
 
 
 def test_a_body_that_ends_too_soon_is_not_the_file(serve: Any, target: Path, download: Download) -> None:

@@ -70,7 +70,7 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
     Raises TunerError for what the server or the network refuses, for a disk that is full or cannot be written, for a
     file of another size or checksum, and when another process is at it.
     """
-    part = _beside(target, ".part")
+    part, version = _beside(target, ".part"), _beside(target, ".part.version")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if _is_whole(target, archive):
@@ -79,15 +79,16 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
             _lock(file, part)
             try:
                 _check_free_space(archive, part)
-                _download(archive, file, target, progress, patience)
+                _download(archive, file, version, progress, patience)
             finally:
                 if not file.tell():
                     part.unlink()
+                    version.unlink(missing_ok=True)
             file.flush()
             os.fsync(file.fileno())
             with progress.stage("verify"):
                 found = _sha256(part)
-            _beside(target, ".part.version").unlink(missing_ok=True)
+            version.unlink(missing_ok=True)
             if found != archive.sha256:
                 part.unlink()
                 raise TunerError(
@@ -98,12 +99,12 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
         raise TunerError(f"{part}: cannot be written: {error.strerror or error}") from error
 
 
-def _download(archive: Archive, file: BinaryIO, target: Path, progress: Progress, patience: Patience) -> None:
+def _download(archive: Archive, file: BinaryIO, version: Path, progress: Progress, patience: Patience) -> None:
     with progress.stage("download") as stage:
-        tries = _transfer(archive, file, _beside(target, ".part.version"), patience)
-        for _ in progress.track(tries, archive.size_bytes // _MEGABYTE, f"{target.name}, MB"):
+        tries = _transfer(archive, file, version, patience)
+        for _ in progress.track(tries, archive.size_bytes // _MEGABYTE, f"{archive.file_name}, MB"):
             pass
-        stage.note(f"{target.name}, {archive.size_bytes / _MEGABYTE:.1f} MB")
+        stage.note(f"{archive.file_name}, {archive.size_bytes / _MEGABYTE:.1f} MB")
 
 
 def _beside(target: Path, suffix: str) -> Path:
