@@ -131,6 +131,11 @@ def serve() -> Iterator[Callable[..., Server]]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
 @pytest.fixture
 def patience() -> Patience:
     """Four tries, close together."""

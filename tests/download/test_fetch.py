@@ -148,6 +148,17 @@ def test_parts_of_two_files_are_never_joined(
     assert server.seen[-1][1]["If-Range"] == (before["last_modified"] or before["etag"])
 
 
+@pytest.mark.parametrize("kept", [b"", b'"2"\r\nX: y', bytes(range(1, 256))])
+def test_a_version_that_is_none_starts_anew(
+    serve: Any, target: Path, part: Path, download: Download, kept: bytes
+) -> None:
+    part.write_bytes(CONTENT[:500])
+    part.with_name(f"{part.name}.version").write_bytes(kept)
+    download(serve(CONTENT).archive())
+    assert target.read_bytes() == CONTENT
+    assert names_beside(target) == NOTHING_LEFT
+
+
 def test_an_answer_with_another_part_starts_anew(serve: Any, target: Path, part: Path, download: Download) -> None:
     part.write_bytes(CONTENT[:500])
     server = serve(CONTENT, part_start=400)
@@ -285,6 +296,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(serve: Any, tmp_path: Path) ->
         ("http://nowhere.invalid/x.tar.gz", "nowhere.invalid cannot be reached"),
         ("http://127.0.0.1:{closed}/x.tar.gz", "cannot be reached: Connection refused"),
         ("http://a b/x.tar.gz", "is no address"),
+        ("http://[::1/x.tar.gz", "is no address"),
+        ("http://127.0.0.1:port/x.tar.gz", "is no address"),
+        ("http://\N{SNOWMAN}" + "x" * 70 + "/x.tar.gz", "is no address"),
+        ("http:///x.tar.gz", "no host given"),
     ],
 )
 def test_what_cannot_be_reached_is_told_at_once(serve: Any, target: Path, address: str, message: str) -> None:

@@ -202,14 +202,14 @@ def _open(address: str, held: int, version: Path, timeout_s: float) -> http.clie
     if held:
         headers["Range"] = f"bytes={held}-"
         if version.is_file():
-            headers["If-Range"] = version.read_text()
+            headers["If-Range"] = " ".join(version.read_text("latin-1").split())
     try:
         response: http.client.HTTPResponse = _opener().open(Request(address, headers=headers), timeout=timeout_s)
     except HTTPError as error:
         raise _refused(address, error) from None
     except URLError as error:
         raise _unreachable(address, error.reason, resuming=held > 0) from None
-    except (http.client.InvalidURL, UnicodeError) as error:
+    except (http.client.InvalidURL, ValueError) as error:
         raise TunerError(f"{address}: is no address: {error}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _cut_by(error) from None
@@ -275,6 +275,6 @@ def _remember_version(response: http.client.HTTPResponse, version: Path) -> None
     etag = response.headers.get("ETag", "")
     value = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if value:
-        version.write_text(" ".join(value.split()))
+        version.write_text(value, "latin-1")
     else:
         version.unlink(missing_ok=True)
