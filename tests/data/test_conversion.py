@@ -234,8 +234,10 @@ def test_the_number_of_files_follows_the_images(convert: Convert, coco_file: Pat
 
 
 def test_real_records_evaluate_as_the_json(assets: Path, out: Path) -> None:
-    source = assets / "coco_val"
-    made = convert_coco(source / "images", source / "instances_with_masks.json", out, Silent(), shards=3)
-    expected = open_dataset(source / "instances_with_masks.json", masks=True)
-    assert (made.images, made.objects, made.has_masks) == (206, 1786, True)
+    images, instances = assets / "coco_val/images", assets / "coco_val/instances_with_masks.json"
+    made = convert_coco(images, instances, out, Silent(), shards=3, limit=80)
+    expected = open_dataset(instances, masks=True, limit=80)
+    assert (made.images, made.has_masks) == (80, True)
+    # Crowds are run lengths in the JSON, all others polygons.
+    assert any(entry.ground_truth.is_crowd.any() for entry in expected.entries)
     assert_equal(open_dataset(out, masks=True), expected)
