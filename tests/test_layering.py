@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "precision": set(),
     "progress": set(),
     "masks": set(),
+    "download": set(),
     "detections": {"masks"},
     "entry_point": set(),
     "trial": {"precision"},
@@ -50,8 +51,8 @@ for _room in set(ALLOWED) - _LOWEST:
 ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
-    *("config", "data", "export", "graph", "inputs", "measure", "model", "pipeline", "precision", "progress", "report"),
-    *("summary", "untuned"),
+    *("config", "data", "download", "export", "graph", "inputs", "measure", "model", "pipeline", "precision"),
+    *("progress", "report", "summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}

@@ -1,0 +1,41 @@
+"""A published archive as a folder, from wherever it stands: fetched, unpacked, or there already."""
+
+from pathlib import Path
+
+from tuner.download.archives import Archive
+from tuner.download.fetch import DEFAULT_PATIENCE, Patience, fetch
+from tuner.download.unpack import is_complete, unpack
+from tuner.errors import TunerError
+from tuner.progress import Progress
+
+
+def obtain(
+    archive: Archive,
+    parent: Path,
+    progress: Progress,
+    *,
+    fresh: bool = False,
+    patience: Patience = DEFAULT_PATIENCE,
+) -> bool:
+    """Have `archive` as the folder `parent / archive.folder`; returns False where it was there, complete.
+
+    The archive is removed once it is unpacked; a call after an interruption goes on with what is there of it.
+    fresh: replace a folder that is there. Raises TunerError as `fetch` and `unpack` do, and for a folder of that name
+    that is not known to be complete.
+    """
+    folder = parent / archive.folder
+    if not fresh:
+        if is_complete(folder, archive.sha256):
+            return False
+        if folder.exists():
+            raise TunerError(
+                f"{folder}: is there, but was not unpacked from {archive.file_name} or has changed; "
+                "give --fresh to replace it"
+            )
+    path = parent / archive.file_name
+    fetch(archive, path, progress, patience)
+    with progress.stage("unpack") as stage:
+        unpack(path, folder, archive.sha256)
+        stage.note(str(folder))
+    path.unlink()
+    return True
