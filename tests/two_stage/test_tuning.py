@@ -22,19 +22,19 @@ from tuner.quantization.lowering.kernels import KERNEL_OPS
 def test_tuned_by_its_own_detections(small: Small, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    for number, picture in enumerate(pictures(4, seed=5)):
+    for number, picture in enumerate(pictures(2, seed=5)):
         (images / f"{number}.png").write_bytes(tf.io.encode_png(picture[0]).numpy())
     dataloader = {"dataset": {"COCORaw": {"root": str(images)}}}
     settings: dict[str, Any] = {
         "model": {"name": "small", "framework": "tensorflow"},
         # Which of such small graphs is the fastest is chance.
-        "quantization": {"int8_only": True, "calibration": {"sampling_size": 3, "dataloader": dataloader}},
+        "quantization": {"int8_only": True, "calibration": {"sampling_size": 2, "dataloader": dataloader}},
         "evaluation": {
             "accuracy": {"metric": {"COCOmAP": {"iouType": "both"}}, "labels": "model", "dataloader": dataloader},
             "performance": {"warmup": 1, "iteration": 2},
         },
         # Weights are random, and so is what a little rounding makes of boxes.
-        "tuning": {"accuracy_criterion": {"relative": 0.99}, "exit_policy": {"max_trials": 2}},
+        "tuning": {"accuracy_criterion": {"relative": 0.99}, "exit_policy": {"max_trials": 1}},
     }
     output, workspace = tmp_path / "int8.pb", tmp_path / "workspace"
     job = TuningJob(parse_config(settings, "test"), small.folder / "saved_model", output, workspace)
