@@ -144,7 +144,7 @@ def resized(images: tf.Tensor, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
     return new, shapes
 
 
-def suppress(how: Nms, *inputs: tf.Tensor) -> list[str]:
+def suppress(how: Nms, *inputs: tf.Tensor, scope: str = "Postprocessor/BatchMultiClassNonMaxSuppression") -> list[str]:
     """A loop over images; the names of the nodes with boxes, scores, classes, count and, if asked for, extra rows.
 
     inputs: boxes, scores, window, valid and extra, each of the whole batch.
@@ -165,7 +165,7 @@ def suppress(how: Nms, *inputs: tf.Tensor) -> list[str]:
         return one_image_of(how, rows, window)
 
     shared = tf.constant([0.1, 0.2, 0.8, 0.9])
-    with tf1.name_scope("Postprocessor/BatchMultiClassNonMaxSuppression"):
+    with tf1.name_scope(scope):
         dtypes = [tf.float32, tf.float32, tf.float32, tf.int32] + [tf.float32] * how.attribute
         results = tf.map_fn(one_image, inputs, fn_output_signature=dtypes)
     return [result.op.name for result in results]
