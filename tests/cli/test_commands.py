@@ -49,9 +49,9 @@ def test_tune_hands_on_how_to_search(pipeline: Any) -> None:
 
 
 def test_tune_hands_on_what_is_true(pipeline: Any) -> None:
-    assert main([*TUNE, "--labels=model", "--label_score=0.05", "--dataset_location=v.record"]) == 0
+    assert main([*TUNE, "--labels=model", "--label_score=0.05", "--iou_type=both", "--dataset_location=v.record"]) == 0
     accuracy = pipeline.job.config.evaluation.accuracy
-    assert (accuracy.labels, accuracy.label_score) == ("model", 0.05)
+    assert (accuracy.labels, accuracy.label_score, accuracy.iou_type) == ("model", 0.05, "both")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,9 @@ def tune(
         float | None,
         typer.Option("--label_score", metavar="SCORE", help="The least score of what --labels=model counts (0.3)."),
     ] = None,
+    iou_type: Annotated[
+        str | None, typer.Option("--iou_type", metavar="KIND", help="What is compared: bbox, segm (masks) or both.")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="lowering, or inc for neural-compressor.")
     ] = None,
@@ -127,6 +130,7 @@ def tune(
         FlagSetting("--confirm", "tuning.confirm", confirm),
         FlagSetting("--labels", "evaluation.accuracy.labels", labels),
         FlagSetting("--label_score", "evaluation.accuracy.label_score", label_score),
+        FlagSetting("--iou_type", "evaluation.accuracy.metric.COCOmAP.iouType", iou_type),
         FlagSetting("--engine", "quantization.engine", engine),
         FlagSetting("--optimize-postprocess", "quantization.optimize_postprocess", optimize_postprocess),
     ]
