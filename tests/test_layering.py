@@ -16,14 +16,15 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "cache": set(),
     "precision": set(),
-    "progress": set(),
+    "memory": set(),
+    "progress": {"memory"},
     "masks": set(),
     "download": set(),
     "detections": {"masks"},
     "entry_point": set(),
     "trial": {"precision"},
     "config": {"precision"},
-    "model": {"config", "detections", "masks"},
+    "model": {"config", "detections", "masks", "memory"},
     "data": {"config", "detections", "masks"},
     "graph": {"model"},
     "quantization": {"cache", "precision", "model"},
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["foresight"].add("trial")
 # Whatever lies above the first level may tell its progress.
-_LOWEST = {"errors", "files", "cache", "precision", "progress", "masks", "detections", "entry_point", "trial"}
+_LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
 for _room in set(ALLOWED) - _LOWEST:
     ALLOWED[_room].add("progress")
 ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)

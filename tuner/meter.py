@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tuner.evaluation.coco_map import IouType
 from tuner.evaluation.early_rejection import EarlyRejection, LossInterval, LossLimit, loss_interval
 from tuner.evaluation.evaluator import CocoEvaluator, Evaluator, FunctionEvaluator, measure_fully
 from tuner.evaluation.footprint import measure_footprint
-from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_models
+from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_in_pairs, measure_models
 from tuner.evaluation.match_records import MatchRecords
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
@@ -32,6 +33,9 @@ _log = logging.getLogger(__name__)
 # Graphs are timed side by side for about so long, from at least and at most so many runs each.
 COMPARISON_S = 10.0
 FEWEST_COMPARED, MOST_COMPARED = 5, 100
+# Above so many bytes in all, they are timed two at a time: a session takes six times the size of its graph, and more
+# while it starts.
+MOST_BYTES_AT_ONCE = 200_000_000
 
 
 _Records = Mapping[IouType, MatchRecords]
@@ -256,14 +260,16 @@ def timed_in_turns(
     performance = config.evaluation.performance
     threads, inter_threads = latency_threads(config)
     fitting = iterations_within(COMPARISON_S, round_ms, fewest=FEWEST_COMPARED, most=MOST_COMPARED)
-    return measure_models(
-        graphs,
-        image,
+    measure = partial(
+        measure_models,
+        images=image,
         threads=threads,
         inter_threads=inter_threads,
         warmup=performance.warmup,
         iterations=performance.iteration if performance.iteration > 0 else fitting,
     )
+    at_once = sum(graph.size_bytes for graph in graphs) <= MOST_BYTES_AT_ONCE
+    return measure(graphs) if at_once else measure_in_pairs(graphs, measure)
 
 
 def latency_threads(config: TuningConfig) -> tuple[int, int]:

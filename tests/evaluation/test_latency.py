@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,28 @@ def test_more_instances_than_cores(model: DetectionModel) -> None:
         measure_models([model], np.zeros((1, 8, 8, 3), np.uint8), instances=4096)
     with pytest.raises(EvaluationError, match="instances: got 0"):
         measure_models([model], np.zeros((1, 8, 8, 3), np.uint8), instances=0)
+
+
+def test_models_in_pairs_are_told_in_units_of_the_smallest() -> None:
+    def model(nodes: int) -> DetectionModel:
+        with tf.Graph().as_default() as graph:
+            tf1.placeholder(tf.float32, name="x")
+            for index in range(nodes):
+                tf.identity(0.0, name=f"n{index}")
+        return DetectionModel(graph.as_graph_def(), ("x:0",), ("x:0",), Path("x.pb"), ModelFormat.FROZEN_GRAPH)
+
+    large, small, middle = models = [model(9), model(1), model(5)]
+    # The machine is half as fast during the second pair.
+    taken = {large.sha256: [30.0], middle.sha256: [40.0], small.sha256: [10.0, 20.0]}
+    measured: list[list[DetectionModel]] = []
+
+    def measure(pair: Sequence[DetectionModel]) -> list[latency.LatencyFigures]:
+        measured.append(list(pair))
+        times = [taken[one.sha256].pop(0) for one in pair]
+        return [latency.LatencyFigures(ms, ms + 1, ms + 2, ms - 1, ms, 1000 / ms) for ms in times]
+
+    found = latency.measure_in_pairs(models, measure)
+    assert measured == [[large, small], [middle, small]]
+    assert [figures.median_ms for figures in found] == pytest.approx([45, 15, 30])
+    assert [figures.p90_ms for figures in found] == pytest.approx([46.5, 16.5, 30.75])
+    assert found[2].images_per_s == pytest.approx(1000 / 30)

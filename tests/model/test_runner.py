@@ -119,7 +119,7 @@ def test_fetch_reads_any_tensor(frozen: tuple[Path, Any], images: NDArray[np.uin
 def test_a_trace_tells_the_times_of_the_nodes_of_the_graph_that_ran(
     frozen: tuple[Path, Any], images: NDArray[np.uint8]
 ) -> None:
-    with ModelRunner(load_model(frozen[0])) as runner:
+    with ModelRunner(load_model(frozen[0]), keeps_graphs=True) as runner:
         with_graphs, without = runner.trace(images, graphs=True), runner.trace(images)
         with pytest.raises(ModelError, match="cannot be fed"):
             runner.trace(images[0])

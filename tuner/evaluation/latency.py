@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
@@ -90,6 +90,40 @@ def measure_models(
     ]
 
 
+def measure_in_pairs(
+    models: Sequence[DetectionModel], measure: Callable[[Sequence[DetectionModel]], list[LatencyFigures]]
+) -> list[LatencyFigures]:
+    """The figures of models of which no more than two fit into memory at once.
+
+    measure: takes turns between two models. The smallest model is in every pair, so that what slows down the machine
+    during one pair does not count against it: the figures of the others are told in units of its median.
+    """
+    common = min(range(len(models)), key=lambda index: models[index].size_bytes)
+    # The larger one first: while its graph is optimised, the other is not there yet.
+    pairs = {
+        index: measure([model, models[common]])
+        for index, model in enumerate(models)
+        if index != common or len(models) == 1
+    }
+    common_ms = float(np.median([beside.median_ms for _, beside in pairs.values()]))
+    figures = {index: _slower(of_model, common_ms / beside.median_ms) for index, (of_model, beside) in pairs.items()}
+    of_common = next(iter(pairs.values()))[1]
+    figures.setdefault(common, _slower(of_common, common_ms / of_common.median_ms))
+    return [figures[index] for index in range(len(models))]
+
+
+def _slower(figures: LatencyFigures, factor: float) -> LatencyFigures:
+    return replace(
+        figures,
+        median_ms=figures.median_ms * factor,
+        p90_ms=figures.p90_ms * factor,
+        p99_ms=figures.p99_ms * factor,
+        min_ms=figures.min_ms * factor,
+        mean_ms=figures.mean_ms * factor,
+        images_per_s=figures.images_per_s / factor,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Timed:
     """One model in one process."""
@@ -127,11 +161,14 @@ def _time_models(
     if xla:
         allow_xla_on_cpu()
     with ExitStack() as stack:
-        runners = [stack.enter_context(ModelRunner(model, *threads, xla=kind)) for model in models for kind in kinds]
-        runs = [partial(runner.run, images) for runner in runners]
-        for run in runs:
-            run()  # The first run optimises the graph, which takes a different time in each process.
+        runners = []
+        for model, kind in product(models, kinds):
+            runner = stack.enter_context(ModelRunner(model, *threads, xla=kind))
+            # The first run optimises the graph, which takes a different time in each process, and memory.
+            runner.run(images)
+            runners.append(runner)
         wait()
+        runs = [partial(runner.run, images) for runner in runners]
         times = _time_in_turns(runs, warmup, iterations)
         # Afterwards: some parts are compiled only when they ran a few times.
         clusters = [runner.xla_clusters(images) if xla else 0 for runner in runners]

@@ -116,7 +116,7 @@ def profile(model: DetectionModel, images: NDArray[Any], *, runs: int = 10, warm
         raise ModelError(f"runs, warmup: got {runs} and {warmup}; expected at least 1 and 0")
     gpu = bool(tf.config.list_physical_devices("GPU"))
     latencies_ms, records = [], []
-    with ModelRunner(model) as runner:
+    with ModelRunner(model, keeps_graphs=True) as runner:
         fed = runner.as_fed(images)
         for _ in range(warmup):
             runner.run(fed)

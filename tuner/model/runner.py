@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tuner.detections import Detections
 from tuner.errors import ModelError
 from tuner.masks import Masks, paste_masks
+from tuner.memory import give_back_memory
 from tuner.model.detection_model import DetectionModel
 from tuner.model.endpoints import DETECTION_OUTPUTS, MASK_OUTPUT
 from tuner.model.frozen_graph import import_graph
@@ -34,6 +35,7 @@ class ModelRunner:
     that compute the same in other words. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
     xla: whatever XLA can take is compiled, in the first runs at each shape; on a CPU only where `allow_xla_on_cpu`
     comes in time, which a runner with `xla` calls. `xla_clusters` tells what came of it.
+    keeps_graphs: for `trace(graphs=True)`; costs a copy of the graph.
 
     Raises ModelError when the graph cannot be built, or has not exactly one input.
     """
@@ -46,12 +48,14 @@ class ModelRunner:
         *,
         as_written: bool = False,
         xla: bool = False,
+        keeps_graphs: bool = False,
     ) -> None:
         if len(model.inputs) != 1:
             raise ModelError(
                 f"{model.source}: needs one image input, has {len(model.inputs)}: {', '.join(model.inputs)}"
             )
         self._model = model
+        self._has_run = False
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=intra_op_threads,
             inter_op_parallelism_threads=inter_op_threads,
@@ -59,6 +63,7 @@ class ModelRunner:
             allow_soft_placement=True,
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = as_written
+        config.experimental.disable_output_partition_graphs = not keeps_graphs
         if xla:
             allow_xla_on_cpu()
             config.graph_options.optimizer_options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_2
@@ -85,6 +90,9 @@ class ModelRunner:
     def close(self) -> None:
         """Free the session and its buffers."""
         self._session.close()
+        # They hold the graph, with a copy of its weights.
+        del self._session, self._run, self._traced_run, self._input
+        give_back_memory()
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -103,13 +111,16 @@ class ModelRunner:
             values = self._run(feed)
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
+        if not self._has_run:
+            self._has_run = True
+            give_back_memory()
         return dict(zip(self._model.outputs, values, strict=True))
 
     def trace(self, images: NDArray[Any], *, graphs: bool = False, gpu: bool = False) -> tf.compat.v1.RunMetadata:
         """The record of one run: `step_stats` with the times of every node that ran. Arguments and errors as `run`.
 
         graphs: also `partition_graphs`, one for each device: the graph as TensorFlow rewrote it and ran it, whose node
-        names are those of the times. gpu: also what a GPU's streams computed and copied.
+        names are those of the times; of a runner that keeps graphs. gpu: also what a GPU's streams computed and copied.
         """
         options = tf.compat.v1.RunOptions(
             trace_level=tf.compat.v1.RunOptions.FULL_TRACE if gpu else tf.compat.v1.RunOptions.SOFTWARE_TRACE,

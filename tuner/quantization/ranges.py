@@ -86,7 +86,8 @@ def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterab
     empty in every image, and when there are no images.
     """
     probed, probes = with_probes(model, tensors)
-    with ModelRunner(probed) as runner:
+    # Little can be fused between probes, and to look for it takes gigabytes with large weights.
+    with ModelRunner(probed, as_written=True) as runner:
         observations = [runner.run(image) for image in images]
     if not observations:
         raise QuantizationError("no calibration images: at least one is needed to collect ranges")
