@@ -112,7 +112,7 @@ def test_a_location_keeps_the_rest_of_its_loader(load: Load, tmp_path: Path) -> 
         (FlagSetting(*LOSS, "much"), "--accuracy_loss: tuning.accuracy_criterion.relative: got 'much'; expected a num"),
         (FlagSetting(*LOSS, "0"), "--accuracy_loss: tuning.accuracy_criterion.relative: got '0'; expected a number"),
         (FlagSetting(*LOSS, "1"), "--accuracy_loss: tuning.accuracy_criterion.relative: got 1.0; expected a share"),
-        (FlagSetting(*BATCH, 2), "--batch_size: evaluation.accuracy.dataloader.dataset: missing, and required"),
+        (FlagSetting(*BATCH, 0), "--batch_size: evaluation.accuracy.dataloader.batch_size: got 0; expected a number"),
     ],
 )
 def test_a_flag_is_blamed_by_its_name(load: Load, flag: FlagSetting, message: str) -> None:

@@ -280,8 +280,19 @@ def test_given_folders_are_used(tmp_path: Path, coco_table: Table, write_coco: W
     assert ids(open_dataset(path, image_dir=tmp_path / "pictures")) == [30, 10, 20]
     with pytest.raises(DatasetError, match="is an annotations file itself"):
         open_dataset(path, annotations=Path("b.json"))
-    with pytest.raises(DatasetError, match="a label map is for TFRecords"):
-        open_dataset(path, label_map={"car": 1})
+
+
+def test_a_label_map_takes_the_place_of_the_ids_of_a_json(coco_file: Path) -> None:
+    label_map = {"car": 1, "cat": 2, "toothbrush": 5}
+    dataset = open_dataset(coco_file, label_map=label_map)
+    assert dataset.category_ids == {1, 2, 5}
+    assert [sample.ground_truth.category_ids.tolist() for sample in dataset] == [[2], [1, 2], []]
+    with pytest.raises(DatasetError, match=r"categories: 'toothbrush' is not in the label map of 2 names$"):
+        open_dataset(coco_file, label_map={"car": 1, "cat": 2})
+    with pytest.raises(
+        DatasetError, match=r"its categories \(car, cat, toothbrush\) and the label map's \(Auto"
+    ):
+        open_dataset(coco_file, label_map={"Auto": 1})
 
 
 def test_several_annotation_files_are_listed(tmp_path: Path, coco_table: Table, write_coco: WriteCoco) -> None:
