@@ -253,9 +253,10 @@ class Transforms(Section):
     def _keep_order(cls, value: Any, handler: ModelWrapValidatorHandler["Transforms"]) -> "Transforms":
         if not isinstance(value, Mapping):
             return handler(value)
-        # A step without settings is a step, in `Rescale:` as in `Rescale: {}`.
-        transforms = handler({name: {} if settings is None else settings for name, settings in value.items()})
         known = {field.alias for field in cls.model_fields.values()}
+        # A step without settings is a step, in `Rescale:` as in `Rescale: {}`.
+        steps = {name: {} if step is None and name in known else step for name, step in value.items()}
+        transforms = handler(steps)
         transforms._order = tuple(name for name in value if name in known)
         transforms._check_order()
         return transforms

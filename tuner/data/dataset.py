@@ -146,10 +146,8 @@ def open_dataset(
         else:
             raise item
     if not entries:
-        usable = (
-            "usable image" if objects is None else f"usable image of exactly {objects} object(s), as LabelBalance asks"
-        )
-        raise DatasetError(f"{location}: holds no {usable}" + (f"; first: {skipped[0]}" if skipped else ""))
+        kind = "" if objects is None else f" with exactly {objects} object(s), as LabelBalance wants it"
+        raise DatasetError(f"{location}: holds no usable image{kind}" + (f"; first: {skipped[0]}" if skipped else ""))
     if skipped:
         _log.warning("%s: %d bad records skipped; first: %s", location, len(skipped), skipped[0])
     if categories is None:

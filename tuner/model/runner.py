@@ -213,7 +213,7 @@ def _check_fed(where: str, shape: tf.TensorShape, dtype: tf.DType, images: NDArr
     if not (dtype.is_floating or dtype.is_integer):
         raise ModelError(f"{where} takes {dtype.name}, not an image's numbers")
     if dtype.is_integer and images.dtype.kind == "f":
-        raise ModelError(f"{where} takes {dtype.name}; images of {images.dtype} would lose their fractions")
+        raise ModelError(f"{where} takes {dtype.name}; images of {images.dtype} would lose their fractions: use Cast")
 
 
 def grey_image(model: DetectionModel) -> NDArray[np.uint8]:
