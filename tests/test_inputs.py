@@ -241,9 +241,10 @@ def test_a_section_without_transforms_takes_those_of_the_other(
     inputs = opened(config)
     assert inputs.evaluation.first_image.shape == evaluated
     assert [image.shape for image in calibration_images(inputs.calibration, 9)] == [(1, *calibrated)] * 3
-    timed = first_image(config, None)
+    model = model_with([1, None, None, None], tf.float32)
+    timed = first_image(config, None, model)
     assert timed is not None and timed.shape == evaluated
-    elsewhere = first_image(config, folder / "set.record")
+    elsewhere = first_image(config, folder / "set.record", model)
     assert elsewhere is not None and elsewhere.shape == evaluated
 
 
@@ -317,9 +318,9 @@ def test_a_model_that_takes_what_the_transforms_make(parse: Parse) -> None:
         (
             [1, None, None, 3],
             tf.uint8,
-            RESIZE,
+            {**RESIZE, "Rescale": None},
             "m.pb: input image:0 takes uint8; images of float32 would lose their fractions: use Cast; "
-            "evaluation.accuracy.dataloader.transform does Resize",
+            "evaluation.accuracy.dataloader.transform does Resize, Rescale",
         ),
     ],
 )
@@ -329,6 +330,14 @@ def test_a_model_that_does_not(
     with pytest.raises(ModelError) as raised:
         opened(parse({"dataloader": {**coco(), "transform": transform}}), fed_to=model_with(shape, dtype))
     assert str(raised.value) == message
+
+
+def test_an_input_of_whole_numbers_takes_a_resized_image(parse: Parse) -> None:
+    config = parse({"dataloader": {**coco(), "transform": RESIZE}})
+    resized = opened(config, fed_to=model_with([1, None, None, 3], tf.float32)).evaluation.first_image
+    fed = opened(config, fed_to=model_with([1, None, None, 3], tf.uint8)).evaluation.first_image
+    assert (resized.dtype, fed.dtype) == (np.float32, np.uint8)
+    np.testing.assert_array_equal(fed, np.floor(resized))
 
 
 def test_only_calibration_does_not_fit(parse: Parse) -> None:

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config import CocoRaw, CocoRecord, DatasetConfig, TuningConfig
-from tuner.config.transforms import Step
+from tuner.config.transforms import (
+    Cast,
+    Normalize,
+    Rescale,
+    Resize,
+    ResizeWithAspectRatio,
+    ResizeWithRatio,
+    Step,
+)
 from tuner.data.calibration import QDataloader
 from tuner.data.class_map import read_classes
 from tuner.data.dataset import DetectionDataset, open_dataset
@@ -21,10 +29,11 @@ from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.labels import label_by_model
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
-from tuner.model.runner import check_fed
+from tuner.model.runner import check_fed, input_type
 from tuner.progress import Progress
 
 _YAML = (".yaml", ".yml")
+_MAKE_FRACTIONS = (Resize, ResizeWithRatio, ResizeWithAspectRatio)
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,6 @@ def open_inputs(
     DatasetError for data that cannot be used, ModelError where the model does not take what the transforms make.
     """
     accuracy, calibration = config.evaluation.accuracy, config.quantization.calibration
-    evaluation_steps = steps_of(accuracy.dataloader, calibration.dataloader)
     if eval_func is None and accuracy.eval_func is not None:
         eval_func = load_entry_point(accuracy.eval_func, "evaluation.accuracy.eval_func")
     if q_dataloader is None and calibration.q_dataloader is not None:
@@ -89,7 +97,7 @@ def open_inputs(
             cache_mb=cache_mb,
             masks=accuracy.iou_type != "bbox" and accuracy.labels == "annotations",
             annotated=accuracy.labels == "annotations",
-            steps=evaluation_steps,
+            steps=steps_of(accuracy.dataloader, calibration.dataloader, fed_to=fed_to),
         )
     source: DetectionDataset | QDataloader | None = q_dataloader
     loader = calibration.dataset
@@ -104,7 +112,7 @@ def open_inputs(
             skip_bad_records=skip_bad_records,
             cache_mb=0,
             annotated=accuracy.labels == "annotations",
-            steps=steps_of(calibration.dataloader, accuracy.dataloader),
+            steps=steps_of(calibration.dataloader, accuracy.dataloader, fed_to=fed_to),
         )
     if source is None:
         source = evaluation
@@ -124,15 +132,20 @@ def _check_fit(model: DetectionModel, sections: Mapping[str, DetectionDataset | 
             check_fed(model, images.first_image[np.newaxis], f"{section}.dataloader.transform does {steps}")
 
 
-def steps_of(*loaders: DatasetConfig | None) -> tuple[Step, ...]:
+def steps_of(*loaders: DatasetConfig | None, fed_to: DetectionModel | None) -> tuple[Step, ...]:
     """What is done to images, as the first of the loaders says that has a `transform` section, if only an empty one.
 
     So what one section leaves out is as in the other: a detector sees the same in calibration, evaluation and timing.
+    fed_to: where its input takes whole numbers, grey levels that resizing has made fractions of are cast to them.
     """
-    for loader in loaders:
-        if loader is not None and "transform" in loader.model_fields_set:
-            return loader.transform.steps
-    return ()
+    said = [one for one in loaders if one is not None and "transform" in one.model_fields_set]
+    steps = said[0].transform.steps if said else ()
+    resized = any(isinstance(step, _MAKE_FRACTIONS) for step in steps)
+    if fed_to is None or not resized or any(isinstance(step, Rescale | Normalize | Cast) for step in steps):
+        return steps
+    # As the sessions of LPOT's time did without a word.
+    wanted = input_type(fed_to)
+    return (*steps, Cast(dtype=wanted)) if wanted in ("uint8", "int32") else steps
 
 
 def with_labels(config: TuningConfig, inputs: Inputs, model: DetectionModel, progress: Progress) -> Inputs:
@@ -146,13 +159,14 @@ def with_labels(config: TuningConfig, inputs: Inputs, model: DetectionModel, pro
     return replace(inputs, evaluation=labelled, labelled_images=identity)
 
 
-def first_image(config: TuningConfig, location: Path | None) -> NDArray[Any] | None:
+def first_image(config: TuningConfig, location: Path | None, model: DetectionModel) -> NDArray[Any] | None:
     """The image that speed is measured on, as the model is fed it: [H, W, 3], or what transforms make of it.
 
     The first one at `location`, else of the settings' performance or accuracy data set; None where there is neither.
     """
     performance, accuracy = config.evaluation.performance, config.evaluation.accuracy
-    steps = steps_of(performance.dataloader, accuracy.dataloader, config.quantization.calibration.dataloader)
+    calibration = config.quantization.calibration
+    steps = steps_of(performance.dataloader, accuracy.dataloader, calibration.dataloader, fed_to=model)
     if location is not None:
         return open_dataset(location, limit=1, cache_mb=0, steps=steps).first_image
     dataset = performance.dataset or accuracy.dataset

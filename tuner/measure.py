@@ -68,7 +68,7 @@ def benchmark(
     loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
     image = None
     if config is not None:
-        image = first_image(config, dataset_location)
+        image = first_image(config, dataset_location, loaded[0])
     elif dataset_location is not None:
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
     if image is None:

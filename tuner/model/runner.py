@@ -195,6 +195,12 @@ class ModelRunner:
         return images.astype(self._input.dtype.as_numpy_dtype, copy=False)
 
 
+def input_type(model: DetectionModel) -> str:
+    """The name of the type that the model's input takes, such as uint8; empty where it is no placeholder."""
+    node = model.graph.nodes[node_name(model.inputs[0])]
+    return str(tf.as_dtype(node.attr["dtype"].type).name) if node.op == "Placeholder" else ""
+
+
 def check_fed(model: DetectionModel, images: NDArray[Any], made_by: str) -> None:
     """Raise ModelError for images [N, H, W, 3] that the model's input does not take. made_by: how they came about."""
     node = model.graph.nodes[node_name(model.inputs[0])]
