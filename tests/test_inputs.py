@@ -8,11 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tuner.config import TuningConfig, parse_config
+from tuner.data.calibration import calibration_images
 from tuner.data.dataset import DetectionDataset
 from tuner.data.records import AnnotatedJpeg, write_records
 from tuner.detections import GroundTruth
-from tuner.errors import ConfigError, DatasetError
-from tuner.inputs import open_inputs
+from tuner.errors import ConfigError, DatasetError, ModelError
+from tuner.inputs import first_image, open_inputs
+from tuner.model.detection_model import DetectionModel, ModelFormat
 
 TRUTH = GroundTruth(np.array([[0.0, 0.0, 0.5, 0.5]]), np.array([3]), np.array([False]), np.array([50.0]))
 
@@ -207,3 +209,138 @@ def test_bad_records_are_skipped_only_when_asked(parse: Parse, folder: Path) -> 
     inputs = opened(config, skip_bad_records=True)
     assert ids(inputs.evaluation) == [4, 5, 6]
     assert len(inputs.evaluation.skipped) == 1
+
+
+RESIZE = {"Resize": {"size": 8}}
+CHANNELS_FIRST = {"Rescale": None, "Transpose": {"perm": [2, 0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "calibration", "shapes"),
+    [
+        ({"transform": RESIZE}, None, ((8, 8, 3), (8, 8, 3))),
+        ({"transform": RESIZE}, records(), ((8, 8, 3), (8, 8, 3))),
+        ({}, {**records(), "transform": RESIZE}, ((8, 8, 3), (8, 8, 3))),
+        ({"transform": RESIZE}, {**records(), "transform": CHANNELS_FIRST}, ((8, 8, 3), (3, 16, 24))),
+        ({"transform": RESIZE}, {"transform": CHANNELS_FIRST}, ((8, 8, 3), (3, 16, 24))),
+        ({"transform": RESIZE}, {**records(), "transform": {}}, ((8, 8, 3), (16, 24, 3))),
+        ({"transform": RESIZE}, {**records(), "transform": {"ParseDecodeCoco": None}}, ((8, 8, 3), (16, 24, 3))),
+        ({}, None, ((16, 24, 3), (16, 24, 3))),
+    ],
+)
+def test_a_section_without_transforms_takes_those_of_the_other(
+    accuracy: dict[str, Any],
+    calibration: dict[str, Any] | None,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    parse: Parse,
+    folder: Path,
+) -> None:
+    evaluated, calibrated = shapes
+    named = {} if calibration is None else {"dataloader": calibration}
+    config = parse({"dataloader": {**coco(), **accuracy}}, named)
+    inputs = opened(config)
+    assert inputs.evaluation.first_image.shape == evaluated
+    assert [image.shape for image in calibration_images(inputs.calibration, 9)] == [(1, *calibrated)] * 3
+    model = model_with([1, None, None, None], tf.float32)
+    timed = first_image(config, None, model)
+    assert timed is not None and timed.shape == evaluated
+    elsewhere = first_image(config, folder / "set.record", model)
+    assert elsewhere is not None and elsewhere.shape == evaluated
+
+
+def test_a_filter_chooses_images(parse: Parse) -> None:
+    balanced = {"filter": {"LabelBalance": {"size": 1}}}
+    inputs = opened(parse({"dataloader": coco()}, {"dataloader": {**coco(), **balanced}}))
+    assert (ids(inputs.evaluation), ids(inputs.calibration)) == ([1, 2, 3], [1])
+    inputs = opened(parse({"dataloader": coco()}, {"dataloader": balanced}))
+    assert (ids(inputs.evaluation), ids(inputs.calibration)) == ([1, 2, 3], [1])
+
+
+def test_a_label_map_for_a_json(folder: Path, parse: Parse) -> None:
+    (folder / "labels.yaml").write_text("kind: 7\n")
+    metric = {"COCOmAP": {"anno_path": "labels.yaml"}}
+    assert opened(parse({"metric": metric, "dataloader": coco()})).evaluation.category_ids == {7}
+    (folder / "labels.yaml").write_text("other: 7\n")
+    with pytest.raises(
+        DatasetError, match=r"its categories \(kind\) and the label map's \(other\) have none in common"
+    ):
+        opened(parse({"metric": metric, "dataloader": coco()}))
+
+
+def test_what_numbers_mean_is_part_of_the_identity(folder: Path, parse: Parse) -> None:
+    plain = parse({"dataloader": coco()})
+    (folder / "classes.yaml").write_text("1: 3\n")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"classes": "coco80"},
+        {"classes": "coco80_from_0"},
+        {"classes": folder / "classes.yaml"},
+        {"box_units": "pixels"},
+    ]
+    found = [
+        opened(plain.model_copy(update={"model": plain.model.model_copy(update=change)})).evaluation_identity
+        for change in changes
+    ]
+    assert len(set(found)) == len(changes)
+    assert found[0] == opened(plain).evaluation.sha256
+
+
+def model_with(shape: list[int | None], dtype: tf.DType) -> DetectionModel:
+    with tf.Graph().as_default() as graph:
+        tf.identity(tf.compat.v1.placeholder(dtype, shape, name="image"), "out")
+    return DetectionModel(graph.as_graph_def(), ("image:0",), ("out:0",), Path("m.pb"), ModelFormat.FROZEN_GRAPH)
+
+
+def test_a_model_that_takes_what_the_transforms_make(parse: Parse) -> None:
+    config = parse({"dataloader": {**coco(), "transform": {**RESIZE, **CHANNELS_FIRST}}})
+    opened(config, fed_to=model_with([1, 3, 8, 8], tf.float32))
+    opened(config, fed_to=model_with([None, 3, None, None], tf.float16))
+    opened(parse({"dataloader": coco()}), fed_to=model_with([1, None, None, 3], tf.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "transform", "message"),
+    [
+        (
+            [1, 300, 300, 3],
+            tf.float32,
+            {**RESIZE, "Rescale": None},
+            "m.pb: input image:0 takes the shape (1, 300, 300, 3); an image batch of (1, 8, 8, 3) cannot be fed; "
+            "evaluation.accuracy.dataloader.transform does Resize, Rescale",
+        ),
+        (
+            [1, 300, 300, 3],
+            tf.uint8,
+            {},
+            "m.pb: input image:0 takes the shape (1, 300, 300, 3); an image batch of (1, 16, 24, 3) cannot be fed; "
+            "evaluation.accuracy.dataloader.transform does nothing",
+        ),
+        (
+            [1, None, None, 3],
+            tf.uint8,
+            {**RESIZE, "Rescale": None},
+            "m.pb: input image:0 takes uint8; images of float32 would lose their fractions: use Cast; "
+            "evaluation.accuracy.dataloader.transform does Resize, Rescale",
+        ),
+    ],
+)
+def test_a_model_that_does_not(
+    shape: list[int | None], dtype: tf.DType, transform: Any, message: str, parse: Parse
+) -> None:
+    with pytest.raises(ModelError) as raised:
+        opened(parse({"dataloader": {**coco(), "transform": transform}}), fed_to=model_with(shape, dtype))
+    assert str(raised.value) == message
+
+
+def test_an_input_of_whole_numbers_takes_a_resized_image(parse: Parse) -> None:
+    config = parse({"dataloader": {**coco(), "transform": RESIZE}})
+    resized = opened(config, fed_to=model_with([1, None, None, 3], tf.float32)).evaluation.first_image
+    fed = opened(config, fed_to=model_with([1, None, None, 3], tf.uint8)).evaluation.first_image
+    assert (resized.dtype, fed.dtype) == (np.float32, np.uint8)
+    np.testing.assert_array_equal(fed, np.floor(resized))
+
+
+def test_only_calibration_does_not_fit(parse: Parse) -> None:
+    model = model_with([1, 16, 24, 3], tf.float32)
+    with pytest.raises(ModelError, match=r"cannot be fed; quantization.calibration.dataloader.transform does Resize$"):
+        opened(parse({"dataloader": {**coco(), "transform": {}}}, {"dataloader": {"transform": RESIZE}}), fed_to=model)

@@ -78,9 +78,9 @@ def test_a_plan_makes_the_same_graph_again(
     assert (made.ops[Dtype.INT8], made.ops[Dtype.FP32]) == (3, 1)
 
 
-def test_calibration_without_a_source() -> None:
+def test_calibration_without_a_source(model: DetectionModel) -> None:
     with pytest.raises(ConfigError, match=r"^quantization.calibration: no images: .* or --calibration_location$"):
-        read_calibration_images(settings())
+        read_calibration_images(settings(), model)
 
 
 def test_bf16(model: DetectionModel, run: Callable[..., Any]) -> None:

@@ -1,13 +1,26 @@
 """What a configuration names becomes objects: data sets, a calibration source, a user's functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config import CocoRaw, CocoRecord, DatasetConfig, TuningConfig
+from tuner.config.transforms import (
+    Cast,
+    Normalize,
+    Rescale,
+    Resize,
+    ResizeWithAspectRatio,
+    ResizeWithRatio,
+    Step,
+)
 from tuner.data.calibration import QDataloader
+from tuner.data.class_map import read_classes
 from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.data.label_map import read_label_map
 from tuner.entry_point import load_entry_point
@@ -15,7 +28,12 @@ from tuner.errors import ConfigError
 from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.labels import label_by_model
 from tuner.model.detection_model import DetectionModel
+from tuner.model.loading import load_model
+from tuner.model.runner import check_fed, input_type
 from tuner.progress import Progress
+
+_YAML = (".yaml", ".yml")
+_MAKE_FRACTIONS = (Resize, ResizeWithRatio, ResizeWithAspectRatio)
 
 
 @dataclass(frozen=True)
@@ -24,20 +42,28 @@ class Inputs:
 
     evaluation: the annotated images; None where an eval_func keeps its own. eval_func: None where COCO mAP judges.
     calibration: where calibration images come from; the evaluation set where nothing else is named.
+    read_as: what the numbers of the detector mean, where they are not what they seem, as a hash.
     labelled_images: where the float model's detections are the truth, what they and the images hash to.
     """
 
     evaluation: DetectionDataset | None
     eval_func: EvalFunction | None
     calibration: DetectionDataset | QDataloader
+    read_as: str = ""
     labelled_images: str = ""
 
     @property
     def evaluation_identity(self) -> str:
         """What tells this measure of accuracy from another: the hash of the set's content, or a function's name."""
         if self.evaluation is not None:
-            return self.labelled_images or self.evaluation.sha256
+            return (self.labelled_images or self.evaluation.sha256) + self.read_as
         return getattr(self.eval_func, "__qualname__", type(self.eval_func).__qualname__)
+
+
+def open_model(config: TuningConfig, path: Path) -> DetectionModel:
+    """The detector that the settings speak of. Raises ModelError, and DatasetError for its file of classes."""
+    model = load_model(path, config.model.inputs, config.model.outputs)
+    return replace(model, reading=read_classes(config.model))
 
 
 def open_inputs(
@@ -47,10 +73,12 @@ def open_inputs(
     cache_mb: int,
     eval_func: EvalFunction | None = None,
     q_dataloader: QDataloader | None = None,
+    fed_to: DetectionModel | None = None,
 ) -> Inputs:
     """Open everything that a run reads. Objects given by the caller win over what the configuration names.
 
-    Raises ConfigError when accuracy or calibration has no source, DatasetError for data that cannot be used.
+    fed_to: the model that must take the images. Raises ConfigError when accuracy or calibration has no source,
+    DatasetError for data that cannot be used, ModelError where the model does not take what the transforms make.
     """
     accuracy, calibration = config.evaluation.accuracy, config.quantization.calibration
     if eval_func is None and accuracy.eval_func is not None:
@@ -69,16 +97,22 @@ def open_inputs(
             cache_mb=cache_mb,
             masks=accuracy.iou_type != "bbox" and accuracy.labels == "annotations",
             annotated=accuracy.labels == "annotations",
+            steps=steps_of(accuracy.dataloader, calibration.dataloader, fed_to=fed_to),
         )
     source: DetectionDataset | QDataloader | None = q_dataloader
-    if source is None and calibration.dataset is not None:
+    loader = calibration.dataset
+    if loader is None and calibration.dataloader is not None and accuracy.dataset is not None:
+        # It says what to do with images, and those are the evaluation set's.
+        loader = calibration.dataloader.model_copy(update={"dataset": accuracy.dataset.dataset})
+    if source is None and loader is not None:
         source = _open(
-            calibration.dataset,
-            accuracy.anno_path if _are_records(calibration.dataset, accuracy.dataset) else None,
+            loader,
+            accuracy.anno_path if _same_kind(loader, accuracy.dataset) else None,
             limit=max(calibration.sampling_sizes),
             skip_bad_records=skip_bad_records,
             cache_mb=0,
             annotated=accuracy.labels == "annotations",
+            steps=steps_of(calibration.dataloader, accuracy.dataloader, fed_to=fed_to),
         )
     if source is None:
         source = evaluation
@@ -86,7 +120,32 @@ def open_inputs(
         raise ConfigError(
             "quantization.calibration: no images: give a dataloader, a q_dataloader or --calibration_location"
         )
-    return Inputs(evaluation, eval_func, source)
+    if fed_to is not None:
+        _check_fit(fed_to, {"evaluation.accuracy": evaluation, "quantization.calibration": source})
+    return Inputs(evaluation, eval_func, source, read_classes(config.model).identity)
+
+
+def _check_fit(model: DetectionModel, sections: Mapping[str, DetectionDataset | QDataloader | None]) -> None:
+    for section, images in sections.items():
+        if isinstance(images, DetectionDataset):
+            steps = ", ".join(type(step).__name__ for step in images.steps) or "nothing"
+            check_fed(model, images.first_image[np.newaxis], f"{section}.dataloader.transform does {steps}")
+
+
+def steps_of(*loaders: DatasetConfig | None, fed_to: DetectionModel | None) -> tuple[Step, ...]:
+    """What is done to images, as the first of the loaders says that has a `transform` section, if only an empty one.
+
+    So what one section leaves out is as in the other: a detector sees the same in calibration, evaluation and timing.
+    fed_to: where its input takes whole numbers, grey levels that resizing has made fractions of are cast to them.
+    """
+    said = [one for one in loaders if one is not None and "transform" in one.model_fields_set]
+    steps = said[0].transform.steps if said else ()
+    resized = any(isinstance(step, _MAKE_FRACTIONS) for step in steps)
+    if fed_to is None or not resized or any(isinstance(step, Rescale | Normalize | Cast) for step in steps):
+        return steps
+    # As the sessions of LPOT's time did without a word.
+    wanted = input_type(fed_to)
+    return (*steps, Cast(dtype=wanted)) if wanted in ("uint8", "int32") else steps
 
 
 def with_labels(config: TuningConfig, inputs: Inputs, model: DetectionModel, progress: Progress) -> Inputs:
@@ -100,15 +159,24 @@ def with_labels(config: TuningConfig, inputs: Inputs, model: DetectionModel, pro
     return replace(inputs, evaluation=labelled, labelled_images=identity)
 
 
-def first_image(dataset: DatasetConfig | None, otherwise: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The first image of a data set, [H, W, 3], or `otherwise` where none is named."""
+def first_image(config: TuningConfig, location: Path | None, model: DetectionModel) -> NDArray[Any] | None:
+    """The image that speed is measured on, as the model is fed it: [H, W, 3], or what transforms make of it.
+
+    The first one at `location`, else of the settings' performance or accuracy data set; None where there is neither.
+    """
+    performance, accuracy = config.evaluation.performance, config.evaluation.accuracy
+    calibration = config.quantization.calibration
+    steps = steps_of(performance.dataloader, accuracy.dataloader, calibration.dataloader, fed_to=model)
+    if location is not None:
+        return open_dataset(location, limit=1, cache_mb=0, steps=steps).first_image
+    dataset = performance.dataset or accuracy.dataset
     if dataset is None:
-        return otherwise
-    return _open(dataset, None, limit=1, skip_bad_records=False, cache_mb=0).first_image
+        return None
+    return _open(dataset, None, limit=1, skip_bad_records=False, cache_mb=0, steps=steps).first_image
 
 
-def _are_records(*datasets: DatasetConfig | None) -> bool:
-    return all(dataset is not None and isinstance(dataset.source, CocoRecord) for dataset in datasets)
+def _same_kind(dataset: DatasetConfig, other: DatasetConfig | None) -> bool:
+    return other is not None and isinstance(dataset.source, CocoRecord) and isinstance(other.source, CocoRecord)
 
 
 def _open(
@@ -120,39 +188,33 @@ def _open(
     cache_mb: int,
     masks: bool = False,
     annotated: bool = True,
+    steps: tuple[Step, ...] = (),
 ) -> DetectionDataset:
-    """anno_path: the instances JSON of a folder of images, or the label map of records, where given apart."""
+    """anno_path: the instances JSON of a folder of images, or a label map, where given apart."""
     source = dataset.source
-    if isinstance(source, CocoRaw) and not annotated and not (anno_path or source.annotations or source.root).is_file():
-        folder = source.images
-        return open_dataset(
-            source.root if folder is None or not folder.is_dir() else folder,
-            limit=limit,
-            skip_bad_records=skip_bad_records,
-            cache_mb=cache_mb,
-            threads=source.num_cores,
-            annotated=False,
-        )
-    if isinstance(source, CocoRaw):
-        annotations = anno_path or source.annotations
-        return open_dataset(
-            source.root,
-            # Absolute, since relative ones are looked for below the root, where these begin already.
-            image_dir=source.images and source.images.absolute(),
-            annotations=annotations and annotations.absolute(),
-            limit=limit,
-            skip_bad_records=skip_bad_records,
-            cache_mb=cache_mb,
-            threads=source.num_cores,
-            masks=masks,
-        )
-    return open_dataset(
-        source.root,
-        label_map=None if anno_path is None else read_label_map(anno_path),
+    label_map = None
+    if anno_path is not None and (isinstance(source, CocoRecord) or anno_path.suffix in _YAML):
+        label_map, anno_path = read_label_map(anno_path), None
+    open_with = partial(
+        open_dataset,
+        label_map=label_map,
         limit=limit,
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
         threads=source.num_cores,
-        masks=masks,
-        annotated=annotated,
+        objects=dataset.filter.objects,
+        steps=steps,
     )
+    if isinstance(source, CocoRaw) and not annotated and not (anno_path or source.annotations or source.root).is_file():
+        folder = source.images
+        return open_with(source.root if folder is None or not folder.is_dir() else folder, annotated=False)
+    if isinstance(source, CocoRaw):
+        annotations = anno_path or source.annotations
+        return open_with(
+            source.root,
+            # Absolute, since relative ones are looked for below the root, where these begin already.
+            image_dir=source.images and source.images.absolute(),
+            annotations=annotations and annotations.absolute(),
+            masks=masks,
+        )
+    return open_with(source.root, masks=masks, annotated=annotated)

@@ -14,7 +14,7 @@ from tuner.data.dataset import open_dataset
 from tuner.errors import ConfigError
 from tuner.evaluation.evaluator import measure_fully
 from tuner.evaluation.latency import measure_models
-from tuner.inputs import first_image, open_inputs
+from tuner.inputs import first_image, open_inputs, open_model
 from tuner.meter import apply_compute, make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
@@ -37,8 +37,8 @@ def evaluate(
         raise ConfigError("evaluation.accuracy.labels: got model; a model alone cannot be compared with itself")
     clock = Clock(progress or Silent())
     with clock.stage("load"):
-        loaded = load_model(model, config.model.inputs, config.model.outputs)
-        inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+        loaded = open_model(config, model)
+        inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb, fed_to=loaded)
     with clock.stage("evaluate"):
         image = next(calibration_images(inputs.calibration, 1))
         return measure_fully(make_evaluator(config, inputs, image, clock.progress), loaded)
@@ -66,11 +66,13 @@ def benchmark(
     if xla:
         allow_xla_on_cpu()
     loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
-    image = grey_image(loaded[0])
-    if dataset_location is not None:
+    image = None
+    if config is not None:
+        image = first_image(config, dataset_location, loaded[0])
+    elif dataset_location is not None:
         image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
-    elif config is not None:
-        image = first_image(config.evaluation.performance.dataset or config.evaluation.accuracy.dataset, image)
+    if image is None:
+        image = grey_image(loaded[0])
     kinds = [(name, compiled) for name in names for compiled in ((False, True) if xla else (False,))]
     found = []
     for batch_size in batch_sizes:

@@ -15,10 +15,9 @@ from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_final, untried_proposals
 from tuner.foresight import Foreseer
-from tuner.inputs import open_inputs, with_labels
+from tuner.inputs import open_inputs, open_model, with_labels
 from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
-from tuner.model.loading import load_model
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
@@ -77,13 +76,14 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     check_output(job.output_model, job.input_model)
 
     with clock.stage("load") as stage:
-        model = load_model(job.input_model, config.model.inputs, config.model.outputs)
+        model = open_model(config, job.input_model)
         inputs = open_inputs(
             config,
             skip_bad_records=job.skip_bad_records,
             cache_mb=job.cache_mb,
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
+            fed_to=model,
         )
         inputs = with_labels(config, inputs, model, clock.progress)
         images = list(calibration_images(inputs.calibration, max(config.quantization.calibration.sampling_sizes)))

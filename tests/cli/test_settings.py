@@ -105,6 +105,26 @@ def test_a_location_keeps_the_rest_of_its_loader(load: Load, tmp_path: Path) -> 
     assert isinstance(dataset.source, CocoRaw) and dataset.source.root == tmp_path / "instances.json"
 
 
+def test_a_location_keeps_what_is_done_to_images(load: Load, tmp_path: Path) -> None:
+    yaml = """
+    model: {name: m}
+    quantization: {calibration: {dataloader: {filter: {LabelBalance: {size: 1}}}}}
+    evaluation: {accuracy: {dataloader: {transform: {ParseDecodeCoco: , Rescale: , Resize: {size: 300}}}}}
+    """
+    for locations in (
+        {"dataset_location": Path("v.record")},
+        {"dataset_location": Path("v.record"), "calibration_location": Path("c.record")},
+    ):
+        config = load(yaml, **locations)
+        accuracy, calibration = config.evaluation.accuracy.dataset, config.quantization.calibration.dataset
+        assert accuracy is not None and calibration is not None
+        steps = [type(step).__name__ for step in accuracy.transform.steps]
+        assert steps == ["ParseDecodeCoco", "Rescale", "Resize"]
+        assert calibration.filter.objects == 1
+        assert accuracy.source.root == tmp_path / "v.record"
+        assert calibration.source.root == tmp_path / ("c.record" if len(locations) > 1 else "v.record")
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -112,7 +132,7 @@ def test_a_location_keeps_the_rest_of_its_loader(load: Load, tmp_path: Path) -> 
         (FlagSetting(*LOSS, "much"), "--accuracy_loss: tuning.accuracy_criterion.relative: got 'much'; expected a num"),
         (FlagSetting(*LOSS, "0"), "--accuracy_loss: tuning.accuracy_criterion.relative: got '0'; expected a number"),
         (FlagSetting(*LOSS, "1"), "--accuracy_loss: tuning.accuracy_criterion.relative: got 1.0; expected a share"),
-        (FlagSetting(*BATCH, 2), "--batch_size: evaluation.accuracy.dataloader.dataset: missing, and required"),
+        (FlagSetting(*BATCH, 0), "--batch_size: evaluation.accuracy.dataloader.batch_size: got 0; expected a number"),
     ],
 )
 def test_a_flag_is_blamed_by_its_name(load: Load, flag: FlagSetting, message: str) -> None:

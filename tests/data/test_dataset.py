@@ -10,9 +10,11 @@ import pytest
 import tensorflow as tf
 
 import tuner.data.images
+from tuner.config.transforms import Transforms
 from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.data.images import decode_image
 from tuner.data.records import AnnotatedJpeg, encode_example, write_records
+from tuner.detections import View
 from tuner.errors import DatasetError
 
 Annotated = Callable[..., AnnotatedJpeg]
@@ -280,8 +282,17 @@ def test_given_folders_are_used(tmp_path: Path, coco_table: Table, write_coco: W
     assert ids(open_dataset(path, image_dir=tmp_path / "pictures")) == [30, 10, 20]
     with pytest.raises(DatasetError, match="is an annotations file itself"):
         open_dataset(path, annotations=Path("b.json"))
-    with pytest.raises(DatasetError, match="a label map is for TFRecords"):
-        open_dataset(path, label_map={"car": 1})
+
+
+def test_a_label_map_takes_the_place_of_the_ids_of_a_json(coco_file: Path) -> None:
+    label_map = {"car": 1, "cat": 2, "toothbrush": 5}
+    dataset = open_dataset(coco_file, label_map=label_map)
+    assert dataset.category_ids == {1, 2, 5}
+    assert [sample.ground_truth.category_ids.tolist() for sample in dataset] == [[2], [1, 2], []]
+    with pytest.raises(DatasetError, match=r"categories: 'toothbrush' is not in the label map of 2 names$"):
+        open_dataset(coco_file, label_map={"car": 1, "cat": 2})
+    with pytest.raises(DatasetError, match=r"its categories \(car, cat, toothbrush\) and the label map's \(Auto"):
+        open_dataset(coco_file, label_map={"Auto": 1})
 
 
 def test_several_annotation_files_are_listed(tmp_path: Path, coco_table: Table, write_coco: WriteCoco) -> None:
@@ -440,3 +451,53 @@ def test_masks_of_a_json_are_read_when_they_are_asked_for(
     coco_table["annotations"][0]["segmentation"] = [[0, 0]]
     with pytest.raises(DatasetError, match=r"annotations\[0\]: segmentation: got \[\[0, 0\]\]; expected polygons"):
         open_dataset(write_coco(tmp_path, coco_table), masks=True)
+
+
+CROP = Transforms.model_validate({"CenterCrop": {"size": [12, 16]}, "Rescale": None}).steps
+
+
+def test_samples_are_transformed(record_file: Path) -> None:
+    plain, cropped = open_dataset(record_file), open_dataset(record_file, steps=CROP)
+    for before, after in zip(plain, cropped, strict=True):
+        np.testing.assert_array_equal(after.image, before.image[6:18, 8:24].astype(np.float32) / np.float32(255))
+        assert before.view == View(24, 32, 24, 32)
+        assert after.view == View(24, 32, 12, 16, (0.25, 0.25, 0.75, 0.75))
+        np.testing.assert_array_equal(after.ground_truth.boxes, before.ground_truth.boxes)
+    np.testing.assert_array_equal(cropped.first_image, next(iter(cropped)).image)
+
+
+def test_transforms_are_part_of_the_identity(record_file: Path) -> None:
+    other = Transforms.model_validate({"CenterCrop": {"size": [12, 15]}, "Rescale": None}).steps
+    hashes = {open_dataset(record_file, steps=steps).sha256 for steps in ((), CROP, CROP[::-1], other)}
+    assert len(hashes) == 4
+
+
+def test_only_images_of_so_many_objects(coco_file: Path, record_file: Path) -> None:
+    assert ids(open_dataset(coco_file, objects=2)) == [10]
+    assert ids(open_dataset(coco_file, objects=1)) == [30]  # a crowd is an object
+    assert ids(open_dataset(record_file, objects=2, limit=3)) == [9, 7, 5]
+    assert open_dataset(coco_file, objects=2).sha256 != open_dataset(coco_file).sha256
+    with pytest.raises(DatasetError, match=r"no usable image with exactly 3 object\(s\), as LabelBalance"):
+        open_dataset(coco_file, objects=3)
+
+
+def test_a_label_map_of_other_names(record_file: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        open_dataset(record_file, label_map={f"name {index:02}": index for index in range(1, 11)})
+    assert str(caught.value).endswith(
+        "record 0: image/object/class/text: its categories (car, cat) and the label map's (name 01, name 02, name 03, "
+        "name 04, name 05, name 06, name 07, name 08 and 2 more) have none in common: "
+        "see evaluation.accuracy.metric.COCOmAP.anno_path"
+    )
+
+
+def test_a_label_map_of_other_ids_than_those_of_records_without_names(
+    tmp_path: Path, annotated: Callable[..., AnnotatedJpeg]
+) -> None:
+    record = tf.train.Example.FromString(encode_example(annotated(1)))
+    del record.features.feature["image/object/class/text"]
+    with tf.io.TFRecordWriter(str(tmp_path / "a.record")) as writer:
+        writer.write(record.SerializeToString())
+    assert open_dataset(tmp_path / "a.record", label_map={"cat": 17}).category_ids == {3, 17}
+    with pytest.raises(DatasetError, match=r"annotated ids \(3, 17\) and the label map's \(1, 2\) have none in"):
+        open_dataset(tmp_path / "a.record", label_map={"car": 1, "cat": 2})

@@ -1,11 +1,13 @@
 """What a model finds becomes what is true."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tuner.config.transforms import Transforms
 from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.errors import DatasetError, EvaluationError
 from tuner.evaluation.coco_map import IouType
@@ -89,3 +91,15 @@ def test_a_model_agrees_with_itself(model: DetectionModel, dataset: DetectionDat
 def test_nothing_found_is_told(model: DetectionModel, dataset: DetectionDataset) -> None:
     with pytest.raises(EvaluationError, match=r"finds nothing with a score of at least 0\.95 in 2 images"):
         label_by_model(model, dataset, 0.95, Silent())
+
+
+def test_labels_of_a_transformed_image_lie_in_the_image(model: DetectionModel, dataset: DetectionDataset) -> None:
+    box = {"offset_height": 10, "offset_width": 30, "target_height": 20, "target_width": 30}
+    steps = Transforms.model_validate({"CropToBoundingBox": box}).steps
+    labelled = label_by_model(model, replace(dataset, steps=steps), 0.3, Silent(), masks=True)
+    for entry in labelled.entries:
+        truth = entry.ground_truth
+        expected = [0.25, 0.5, 0.25, 0.5] + BOXES[0, :2] * [0.5, 0.5, 0.5, 0.5]
+        np.testing.assert_allclose(truth.boxes, expected, atol=1e-6)
+        assert truth.masks is not None
+        assert (truth.masks.height, truth.masks.width) == (HEIGHT, WIDTH)

@@ -1,6 +1,7 @@
 """A model in a session: what goes in, what comes out, and what is said when it does not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.errors import ModelError
+from tuner.detections import Reading, View
+from tuner.errors import EvaluationError, ModelError
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner, grey_image
@@ -160,3 +162,61 @@ def test_hash_and_size_follow_the_graph(frozen: tuple[Path, Any]) -> None:
     assert other.sha256 != model.sha256
     assert other.size_bytes > model.size_bytes
     assert (other.inputs, other.outputs, other.source) == (model.inputs, model.outputs, model.source)
+
+
+def fixed_detector(dtype: tf.DType, shape: tuple[int, ...], box: list[float], *, masks: bool = False) -> DetectionModel:
+    """Finds one object of the class 5, there, in any image of the shape."""
+
+    def make() -> list[tf.Tensor]:
+        tf1.placeholder(dtype, [1, *shape], name="image")
+        outputs = [
+            tf.constant([[box]], tf.float32, name="detection_boxes"),
+            tf.constant([[0.9]], name="detection_scores"),
+            tf.constant([[5.0]], name="detection_classes"),
+            tf.constant([1.0], name="num_detections"),
+        ]
+        return [*outputs, tf.ones([1, 1, 4, 4], name="detection_masks")] if masks else outputs
+
+    return model_of(make)
+
+
+# A picture of 100 x 100 with 20 rows of padding above and below an image of 120 x 200 pixels.
+LETTERBOX = View(120, 200, 100, 100, (-1 / 3, 0, 4 / 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "in_pixels"), [(tf.uint8, (100, 100, 3), False), (tf.float32, (3, 100, 100), True)]
+)
+def test_boxes_come_back_to_the_image(dtype: tf.DType, shape: tuple[int, ...], in_pixels: bool) -> None:
+    box = np.array([0.1, 0.25, 0.5, 0.75]) * (100 if in_pixels else 1)
+    model = fixed_detector(dtype, shape, box.tolist())
+    reading = Reading({5: 90}, "test", boxes_in_pixels=in_pixels)
+    with ModelRunner(replace(model, reading=reading)) as runner:
+        found = runner.detect(np.zeros(shape, dtype.as_numpy_dtype), view=LETTERBOX)
+    # The upper side lies in the padding; the lower one in the middle.
+    np.testing.assert_allclose(found.boxes, [[0, 0.25, 0.5, 0.75]], atol=1e-6)
+    assert (found.boxes.dtype, found.category_ids.tolist()) == (np.float32, [90])
+
+
+def test_masks_come_back_to_the_image() -> None:
+    model = fixed_detector(tf.uint8, (100, 100, 3), [0.1, 0.25, 0.5, 0.75], masks=True)
+    with ModelRunner(model) as runner:
+        found = runner.detect(np.zeros((100, 100, 3), np.uint8), view=LETTERBOX, masks=True)
+    assert found.masks is not None
+    assert (found.masks.height, found.masks.width) == (120, 200)
+    # Rows 0 to 59.5 of 120, columns 49.75 to 149.25: corners of the image are centres of pixels.
+    assert found.masks.areas_px.tolist() == [60 * 100]
+
+
+def test_a_class_that_is_not_in_the_table() -> None:
+    model = replace(fixed_detector(tf.uint8, (8, 8, 3), [0, 0, 1, 1]), reading=Reading({1: 1, 4: 7}, "mine.yaml"))
+    with (
+        ModelRunner(model) as runner,
+        pytest.raises(EvaluationError, match=r"the class 5, and mine.yaml knows 1 to 4$"),
+    ):
+        runner.detect(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_what_is_read_stays_with_the_detector() -> None:
+    model = replace(detector(), reading=Reading({1: 2}, "test"))
+    assert model.with_graph(model.graph_def).reading is model.reading

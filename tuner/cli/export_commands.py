@@ -133,7 +133,7 @@ def _network(
     check_output(output, path)
     model = load_model(path, settings.model.inputs, settings.model.outputs)
     quantization = settings.quantization
-    images = read_calibration_images(settings, skip_bad_records=skip_bad_records)
+    images = read_calibration_images(settings, model, skip_bad_records=skip_bad_records)
     if to is Format.TFLITE:
         exported = export_tflite(model, output, images)
     else:

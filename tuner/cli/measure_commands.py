@@ -106,7 +106,8 @@ def benchmark(
     settings = None if config is None and topology is None else load_settings(config, topology, model)
     performance = PerformanceConfig() if settings is None else settings.evaluation.performance
     compute = performance.configs
-    batch_sizes = _batch_sizes(batch_size or ["1" if performance.dataset is None else performance.dataset.batch_size])
+    loader = performance.dataloader
+    batch_sizes = _batch_sizes(batch_size or ["1" if loader is None else loader.batch_size])
     if iters is None:
         iters = performance.iteration if performance.iteration > 0 else ITERATIONS
     asked: dict[str, Any] = {

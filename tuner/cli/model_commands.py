@@ -174,7 +174,7 @@ def quantize(
         check_output(output, model)
         loaded = load_model(model, settings.model.inputs, settings.model.outputs)
         if mode is Mode.EIGHTBIT:
-            images = untuned.read_calibration_images(settings, skip_bad_records=skip_bad_records)
+            images = untuned.read_calibration_images(settings, loaded, skip_bad_records=skip_bad_records)
             made = untuned.quantize_to_eight_bits(settings, loaded, images)
         elif mode is Mode.WEIGHTS:
             made = untuned.store_weights(loaded)

@@ -12,8 +12,8 @@ from tuner.errors import ConfigError, did_you_mean
 _OWN_CONFIGS = Path(__file__).parents[2] / "configs"
 
 _EVALUATION_SET = "evaluation.accuracy.dataloader.dataset"
-_CALIBRATION = "quantization.calibration.dataloader"
-_CALIBRATION_SET = f"{_CALIBRATION}.dataset"
+_CALIBRATION = "quantization.calibration"
+_CALIBRATION_SET = f"{_CALIBRATION}.dataloader.dataset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,13 @@ def load_settings(
         if calibration.dataset is None and calibration.q_dataloader is None:
             given.append(FlagSetting("--dataset_location", _CALIBRATION_SET, section))
     if calibration_location is not None:
-        loader = {"dataset": dataset_section(calibration_location, "--calibration_location")}
-        given.append(FlagSetting("--calibration_location", _CALIBRATION, loader, instead_of="q_dataloader"))
+        # What the file says to do with images is done to these, too.
+        section = dataset_section(calibration_location, "--calibration_location")
+        loader = parsed.quantization.calibration.dataloader
+        kept = {} if loader is None else loader.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        setting = {**kept, "dataset": section}
+        key = f"{_CALIBRATION}.dataloader"
+        given.append(FlagSetting("--calibration_location", key, setting, instead_of="q_dataloader"))
     for flag in [*given, *(flag for flag in flags if flag.value is not None)]:
         # One after the other: what was right before and is wrong now is told under the flag's name.
         settings = _with(settings, flag.key.split("."), flag.value, flag.instead_of)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from tuner.config.refusal import Refusal, SettingError
 from tuner.config.section import Section
 from tuner.config.setting import LocalPath, OneOf
+from tuner.config.transforms import LABEL_SHIFT, NOT_FOR_IMAGES, Transforms
 
 _OTHER_DETECTION_SET = Refusal(
     "reading this kind of set is not available in this version: use COCORecord or COCORaw, or a q_dataloader"
@@ -16,11 +17,6 @@ _CLASSIFICATION_SET = Refusal("a classification set has no boxes to find: use CO
 _LANGUAGE_SET = Refusal("a language set has no images for a detector: use COCORecord or COCORaw")
 _STYLE_SET = Refusal("a style-transfer set has no boxes to find: use COCORecord or COCORaw")
 _MADE_UP_SET = Refusal("ranges and accuracy of invented images mean nothing: use COCORecord or COCORaw")
-
-_LABEL_SHIFT = Refusal("labels and detections carry the category ids of the dataset: remove it")
-_AUGMENTATION = Refusal("a training augmentation has no place in quantisation: remove it")
-_NOT_FOR_IMAGES = Refusal("this is a transform for text, not for a detector's images: remove it")
-_OTHER_RECORD = Refusal("this parses the records of another kind of set: use ParseDecodeCoco")
 
 
 class CocoRecord(Section):
@@ -88,55 +84,41 @@ class DatasetChoice(Section):
         return self
 
 
-class Transforms(Section):
-    """Steps between a record and the model. A detector takes the image as decoded, so there is one at most."""
+class LabelBalance(Section):
+    """Images with a certain number of objects."""
 
-    parse_decode_coco: Section = Field(
-        default_factory=Section, alias="ParseDecodeCoco", description="the parser of COCO records"
-    )
-
-    refused: ClassVar = {
-        **dict.fromkeys(
-            (
-                "BilinearImagenet",
-                "CenterCrop",
-                "CropResize",
-                "CropToBoundingBox",
-                "PaddedCenterCrop",
-                "Resize",
-                "ResizeCropImagenet",
-                "ResizeWithAspectRatio",
-                "ResizeWithRatio",
-            ),
-            Refusal("the detector must resize inside its graph: remove this transform"),
-        ),
-        **dict.fromkeys(
-            ("AlignImageChannel", "Cast", "Normalize", "QuantizedInput", "Rescale", "ToArray", "Transpose"),
-            Refusal(
-                "the detector must take the image as decoded and convert it inside its graph: remove this transform"
-            ),
-        ),
-        **dict.fromkeys(
-            ("RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "RandomVerticalFlip"), _AUGMENTATION
-        ),
-        **dict.fromkeys(("DecodeImage", "EncodeJpeg", "ParseDecodeImagenet", "ParseDecodeVoc"), _OTHER_RECORD),
-        "LabelShift": _LABEL_SHIFT,
-        "SquadV1": _NOT_FOR_IMAGES,
-    }
+    size: int = Field(default=1, ge=1, description="an image is kept where it has exactly so many annotated objects")
 
 
 class SampleFilter(Section):
     """Filters that leave out samples."""
 
-    refused: ClassVar = {
-        "LabelBalance": Refusal("choosing images by their number of labels is not available in this version: remove it")
-    }
+    by_labels: LabelBalance | None = Field(
+        default=None, alias="LabelBalance", description="images with a certain number of objects"
+    )
+    by_labels_of_records: LabelBalance | None = Field(
+        default=None, alias="LabelBalanceCOCORecord", description="the same, by the name it has in LPOT's code"
+    )
+
+    @property
+    def objects(self) -> int | None:
+        """How many objects an image must have to be kept; None for any number."""
+        balance = self.by_labels or self.by_labels_of_records
+        return None if balance is None else balance.size
+
+    @model_validator(mode="after")
+    def _one_name(self) -> "SampleFilter":
+        if self.by_labels is not None and self.by_labels_of_records is not None:
+            raise SettingError("got both LabelBalance and LabelBalanceCOCORecord, which are one filter")
+        return self
 
 
 class DatasetConfig(Section):
     """A dataset with its batches. `source` says what it is: `CocoRecord` or `CocoRaw`."""
 
-    dataset: DatasetChoice = Field(description="exactly one kind of dataset")
+    dataset: DatasetChoice | None = Field(
+        default=None, description="exactly one kind of dataset; not needed where the command line names one"
+    )
     batch_size: int = Field(
         default=1, ge=1, description="images per batch when speed is measured; accuracy is measured image by image"
     )
@@ -144,7 +126,9 @@ class DatasetConfig(Section):
         Literal["rollover"],
         OneOf({"rollover": "rollover"}, {"discard": "a graph is accepted on every image: use rollover"}),
     ] = Field(default="rollover", description="the last batch, when it is not full, is used as it is")
-    transform: Transforms = Field(default_factory=Transforms, description="steps between a record and the model")
+    transform: Transforms = Field(
+        default_factory=Transforms, description="steps between a decoded image and the model, in the order written"
+    )
     filter: SampleFilter = Field(default_factory=SampleFilter, description="filters that leave out samples")
 
     refused: ClassVar = {
@@ -153,8 +137,14 @@ class DatasetConfig(Section):
 
     @property
     def source(self) -> CocoRecord | CocoRaw:
-        """The dataset itself."""
-        return next(source for source in (self.dataset.coco_record, self.dataset.coco_raw) if source is not None)
+        """The dataset itself, for a loader that names one."""
+        sources = () if self.dataset is None else (self.dataset.coco_record, self.dataset.coco_raw)
+        return next(source for source in sources if source is not None)
+
+
+def with_images(loader: DatasetConfig | None) -> DatasetConfig | None:
+    """The loader, where it names a dataset."""
+    return None if loader is None or loader.dataset is None else loader
 
 
 OptionalDataset = Annotated[DatasetConfig | None, BeforeValidator(lambda value: None if value == {} else value)]
@@ -164,8 +154,8 @@ class PostprocessTransforms(Section):
     """No step is known that a detector needs."""
 
     refused: ClassVar = {
-        "LabelShift": _LABEL_SHIFT,
-        "SquadV1": _NOT_FOR_IMAGES,
+        "LabelShift": LABEL_SHIFT,
+        "SquadV1": NOT_FOR_IMAGES,
     }
 
 

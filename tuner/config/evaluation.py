@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tuner.config.dataset import OptionalDataset, Postprocess
+from tuner.config.dataset import DatasetConfig, OptionalDataset, Postprocess, with_images
 from tuner.config.refusal import Refusal, SettingError
 from tuner.config.section import Section
 from tuner.config.setting import EntryPoint, LocalPath
@@ -74,7 +74,7 @@ class AccuracyConfig(Section):
     """How accuracy is measured. With neither dataset nor eval_func, the caller brings one of them."""
 
     metric: MetricChoice = Field(default_factory=MetricChoice, description="what accuracy means; COCOmAP by default")
-    dataset: OptionalDataset = Field(default=None, alias="dataloader", description="images with annotations")
+    dataloader: OptionalDataset = Field(default=None, description="images with annotations")
     eval_func: EntryPoint | None = Field(
         default=None,
         description="own extension: `package.module:name` of a function of the graph that gives its accuracy",
@@ -93,6 +93,11 @@ class AccuracyConfig(Section):
     refused: ClassVar = {
         "iteration": Refusal("a graph is accepted on every image of the evaluation set: leave it at -1", (None, -1)),
     }
+
+    @property
+    def dataset(self) -> DatasetConfig | None:
+        """The loader, where it names a dataset."""
+        return with_images(self.dataloader)
 
     @property
     def anno_path(self) -> Path | None:
@@ -118,11 +123,14 @@ class PerformanceConfig(Section):
 
     warmup: int = Field(default=5, ge=0, description="runs before the clock starts")
     iteration: int = Field(default=-1, ge=-1, description="runs that are timed; -1 for as many as ten seconds take")
-    dataset: OptionalDataset = Field(
-        default=None, alias="dataloader", description="images; those of accuracy by default"
-    )
+    dataloader: OptionalDataset = Field(default=None, description="images; those of accuracy by default")
     configs: ComputeConfig = Field(default_factory=ComputeConfig, description="how the measurement uses the processor")
     postprocess: Postprocess = Field(default_factory=Postprocess, description="steps between the model and the metric")
+
+    @property
+    def dataset(self) -> DatasetConfig | None:
+        """The loader, where it names a dataset."""
+        return with_images(self.dataloader)
 
     @model_validator(mode="after")
     def _some_iterations(self) -> "PerformanceConfig":

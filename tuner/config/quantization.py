@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tuner.config.dataset import OptionalDataset
+from tuner.config.dataset import DatasetConfig, OptionalDataset, with_images
 from tuner.config.op_rules import OpPattern, OpRule
 from tuner.config.refusal import EMPTY, Refusal, SettingError
 from tuner.config.section import Section
@@ -21,11 +21,16 @@ class CalibrationConfig(Section):
     sampling_sizes: Counts = Field(
         default=(100,), alias="sampling_size", description="numbers of images; each one is tried"
     )
-    dataset: OptionalDataset = Field(default=None, alias="dataloader", description="the images")
+    dataloader: OptionalDataset = Field(default=None, description="the images")
     q_dataloader: EntryPoint | None = Field(
         default=None,
         description="own extension: `package.module:name` of a loader that takes the place of `dataloader`",
     )
+
+    @property
+    def dataset(self) -> DatasetConfig | None:
+        """The loader, where it names a dataset."""
+        return with_images(self.dataloader)
 
     @model_validator(mode="after")
     def _one_source(self) -> "CalibrationConfig":

@@ -1,4 +1,4 @@
-"""COCO's category names and ids, for records that carry names alone."""
+"""COCO's category names and ids, and the numbers that detectors give to the 80 classes in use."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -87,3 +87,7 @@ COCO_LABEL_MAP: Mapping[str, int] = MappingProxyType(
         "toothbrush": 90,
     }
 )
+
+# Ids have gaps. Many detectors count the 80 classes in use without them, from 1 or, without a background, from 0.
+COCO80: Mapping[int, int] = MappingProxyType(dict(enumerate(COCO_LABEL_MAP.values(), start=1)))
+COCO80_FROM_0: Mapping[int, int] = MappingProxyType(dict(enumerate(COCO_LABEL_MAP.values())))

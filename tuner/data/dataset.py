@@ -8,14 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from tuner.config.transforms import Step
 from tuner.data.image_folder import find_images, read_images
 from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
+from tuner.data.label_map import side_by_side
 from tuner.data.record_files import find_record_files, read_record_files
+from tuner.data.transforms import apply
 from tuner.detections import Sample
 from tuner.errors import DatasetError, did_you_mean
 
@@ -32,12 +35,14 @@ class DetectionDataset:
     entries: the images and their annotations, not yet decoded, in the order of the records or of the JSON.
     category_ids: the categories of the JSON; of records, those that occur.
     skipped: one message for each bad record that was left out. threads: that decode images, at most.
+    steps: what is done to a decoded image before a model is fed it; nothing where there are none.
     """
 
     entries: tuple[Entry, ...]
     category_ids: frozenset[int]
     skipped: tuple[str, ...] = ()
     threads: int = MOST_THREADS
+    steps: tuple[Step, ...] = ()
     _store: ImageStore = field(default_factory=lambda: ImageStore(0), repr=False)
 
     def __len__(self) -> int:
@@ -56,13 +61,15 @@ class DetectionDataset:
         return replace(self, entries=self.entries[:count])
 
     @property
-    def first_image(self) -> NDArray[np.uint8]:
-        """The first image, [H, W, 3]."""
+    def first_image(self) -> NDArray[Any]:
+        """The first image, [H, W, 3], or what its transforms make of it."""
         return next(iter(self.first(1))).image
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the content in its order: ids, sizes, annotations and encoded images, not file names.
+        """Hex SHA-256 of the content in its order: ids, sizes, annotations, encoded images, and what is done to them.
+
+        File names are no part of it.
 
         Reads every image once, the first time it is asked for.
         """
@@ -75,10 +82,13 @@ class DetectionDataset:
             for code in () if truth.masks is None else truth.masks.codes:
                 digest.update(code + b"\n")
             digest.update(hashlib.sha256(entry.read()).digest())
+        for step in self.steps:
+            digest.update(f"{type(step).__name__} {step.model_dump_json()}".encode())
         return digest.hexdigest()
 
     def _sample(self, entry: Entry) -> Sample:
-        return Sample(entry.image_id, entry.name, self._store.load(entry), entry.ground_truth)
+        image, view = apply(self.steps, self._store.load(entry), entry.where)
+        return Sample(entry.image_id, entry.name, image, entry.ground_truth, view)
 
 
 def open_dataset(
@@ -93,19 +103,22 @@ def open_dataset(
     threads: int = MOST_THREADS,
     masks: bool = False,
     annotated: bool = True,
+    objects: int | None = None,
+    steps: tuple[Step, ...] = (),
 ) -> DetectionDataset:
     """Open TFRecords of the Object Detection API, or images with a COCO instances JSON.
 
     location: a record file, a folder with the shards of one set, a glob of record files; or an instances JSON, or a
     folder that holds one (there or in `annotations`).
     image_dir, annotations: for JSON sets, where they are not found by themselves; relative to the folder.
-    label_map: for records, category name -> id; see `decode_example`.
+    label_map: category name -> id: for records as `decode_example` has it; in the place of the ids of a JSON.
     limit: at most so many images, the first good ones.
     skip_bad_records: leave bad records out, log how many, and keep their messages in `skipped`; every image is then
     decoded once now, so that the set does not shrink later.
     cache_mb: the memory in MiB for decoded images. threads: that decode images, at most.
     masks: whether the masks of the annotated objects are read, too; then each must have one.
     annotated: False takes a folder of JPEG and PNG files without annotations, too.
+    objects: only images with exactly so many annotated objects. steps: what is done to each image.
 
     Raises DatasetError for a location that is none of these, an empty set, and, without `skip_bad_records`, the
     first bad record, image entry or annotation, naming index and key.
@@ -118,7 +131,7 @@ def open_dataset(
         categories, items = None, read_images(images)
     else:
         categories, items = _open(location, image_dir, annotations, label_map, masks=masks)
-    items = _refuse_repeated_ids(items)
+    items = (item for item in _refuse_repeated_ids(items) if objects is None or _has_objects(item, objects))
     if skip_bad_records:
         items = map_ahead(lambda item: _refuse_undecodable(item, store), items)
     entries: list[Entry] = []
@@ -133,12 +146,25 @@ def open_dataset(
         else:
             raise item
     if not entries:
-        raise DatasetError(f"{location}: holds no usable image" + (f"; first: {skipped[0]}" if skipped else ""))
+        kind = "" if objects is None else f" with exactly {objects} object(s), as LabelBalance wants it"
+        raise DatasetError(f"{location}: holds no usable image{kind}" + (f"; first: {skipped[0]}" if skipped else ""))
     if skipped:
         _log.warning("%s: %d bad records skipped; first: %s", location, len(skipped), skipped[0])
     if categories is None:
         categories = frozenset(i for entry in entries for i in entry.ground_truth.category_ids.tolist())
-    return DetectionDataset(tuple(entries), categories, tuple(skipped), threads, store)
+    _check_label_map(location, categories, label_map)
+    return DetectionDataset(tuple(entries), categories, tuple(skipped), threads, steps, store)
+
+
+def _has_objects(item: Entry | DatasetError, objects: int) -> bool:
+    return isinstance(item, DatasetError) or len(item.ground_truth) == objects
+
+
+def _check_label_map(location: Path, categories: frozenset[int], label_map: Mapping[str, int] | None) -> None:
+    """Records without names are not read by the map, and may have other ids."""
+    if label_map is not None and categories and categories.isdisjoint(label_map.values()):
+        both = side_by_side("the annotated ids", categories, "the label map's", label_map.values())
+        raise DatasetError(f"{location}: {both}: see evaluation.accuracy.metric.COCOmAP.anno_path")
 
 
 _Items = Iterator[Entry | DatasetError]
@@ -156,8 +182,6 @@ def _open(
     records = None if annotations or image_dir or location.suffix == ".json" else _find_records(location)
     if records:
         return None, read_record_files(records, label_map, masks=masks)
-    if label_map is not None:
-        raise DatasetError(f"{location}: a label map is for TFRecords; a COCO JSON brings its own categories")
     if location.suffix == ".json":
         if annotations:
             raise DatasetError(f"{location}: is an annotations file itself; {annotations} was given as well")
@@ -165,9 +189,9 @@ def _open(
     else:
         folder = location
         path = folder / annotations if annotations else find_instances_file(folder)
-    instances = load_instances(path)
+    instances = load_instances(path, label_map)
     images = folder / image_dir if image_dir else find_image_folder(instances)
-    return frozenset(instances.categories), read_instances(instances, images, masks=masks)
+    return instances.category_ids, read_instances(instances, images, masks=masks)
 
 
 def _images_alone(folder: Path) -> list[Path]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from tuner.data.annotations import check_ground_truth
 from tuner.data.images import Entry
+from tuner.data.label_map import side_by_side
 from tuner.detections import GroundTruth
-from tuner.errors import DatasetError
+from tuner.errors import DatasetError, did_you_mean
 from tuner.masks import Masks, encode_segmentation
 
 
@@ -19,17 +20,30 @@ from tuner.masks import Masks, encode_segmentation
 class Instances:
     """The three tables of an instances JSON, as they stand in the file.
 
-    categories: id -> name.
+    categories: id in the file -> name. label_map: name -> id in its place; None where the file's own ids count.
     """
 
     path: Path
     images: Sequence[Any]
     annotations: Sequence[Any]
     categories: Mapping[int, str]
+    label_map: Mapping[str, int] | None = None
+
+    @property
+    def category_ids(self) -> frozenset[int]:
+        """The ids that count."""
+        return frozenset(map(self.category_id, self.categories))
+
+    def category_id(self, in_file: int) -> int:
+        """The id that counts for one of the file's."""
+        return in_file if self.label_map is None else self.label_map[self.categories[in_file]]
 
 
-def load_instances(path: Path) -> Instances:
-    """Read an instances JSON. Raises DatasetError when it cannot be read or lacks one of the three lists."""
+def load_instances(path: Path, label_map: Mapping[str, int] | None = None) -> Instances:
+    """Read an instances JSON. label_map: category name -> id, in the place of the ids in the file.
+
+    Raises DatasetError when it cannot be read, lacks one of the three lists, or has a name that is not in the map.
+    """
     try:
         table = json.loads(path.read_bytes())
     except OSError as error:
@@ -49,7 +63,21 @@ def load_instances(path: Path) -> Instances:
     for index, category in enumerate(lists[2]):
         where = f"{path}: categories[{index}]"
         categories[_integer(category, "id", where)] = _text(category, "name", where)
-    return Instances(path, lists[0], lists[1], categories)
+    if label_map is not None:
+        _check_names(path, categories, label_map)
+    return Instances(path, lists[0], lists[1], categories, label_map)
+
+
+def _check_names(path: Path, categories: Mapping[int, str], label_map: Mapping[str, int]) -> None:
+    if label_map.keys().isdisjoint(categories.values()):
+        both = side_by_side("its categories", categories.values(), "the label map's", label_map)
+        raise DatasetError(f"{path}: categories: {both}: see evaluation.accuracy.metric.COCOmAP.anno_path")
+    for name in categories.values():
+        if name not in label_map:
+            raise DatasetError(
+                f"{path}: categories: {name!r} is not in the label map of {len(label_map)} names"
+                f"{did_you_mean(name, label_map)}"
+            )
 
 
 def find_instances_file(folder: Path) -> Path:
@@ -133,7 +161,7 @@ def _entry(
     areas = [_number(a.get("area", w[i] * h[i]), f"{where}: {keys[i]}: area") for i, a in enumerate(annotations)]
     truth = GroundTruth(
         boxes=np.stack([y, x, y + h, x + w], axis=1) / [height, width, height, width],
-        category_ids=np.array([a["category_id"] for a in annotations], np.int64),
+        category_ids=np.array([instances.category_id(a["category_id"]) for a in annotations], np.int64),
         is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
         areas_px=np.array(areas, np.float64),
         masks=None if not masks else _masks(annotations, keys, height, width, where),

@@ -1,10 +1,14 @@
-"""A label map: which id a category's name stands for."""
+"""Files that tell what names and numbers stand for: label maps of data sets, class maps of detectors."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tuner.errors import DatasetError
+
+_SHOWN = 8
 
 
 def read_label_map(path: Path) -> dict[str, int]:
@@ -12,15 +16,48 @@ def read_label_map(path: Path) -> dict[str, int]:
 
     Raises DatasetError naming the file and the entry when it is anything else.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path}: not a readable label map: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or not content:
-        raise DatasetError(f"{path}: expected a mapping of category names to ids, got {type(content).__name__}")
+    content = _read_mapping(path, "label map", "category names to ids")
     for name, number in content.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise DatasetError(
                 f"{path}: {name}: got {str(number)[:40]!r}; expected an id, a whole number of at least 1"
             )
     return {str(name): number for name, number in content.items()}
+
+
+def read_class_map(path: Path) -> dict[int, int]:
+    """Read a YAML mapping of a detector's class numbers to category ids, such as `0: 1`.
+
+    Raises DatasetError naming the file and the entry when it is anything else.
+    """
+    content = _read_mapping(path, "class map", "class numbers to category ids")
+    for number, category_id in content.items():
+        if not all(type(one) is int and one >= 0 for one in (number, category_id)):
+            raise DatasetError(
+                f"{path}: {str(number)[:40]}: got {str(category_id)[:40]!r}; expected `class number: category id`, "
+                "whole numbers of at least 0"
+            )
+    return content
+
+
+def side_by_side(one: str, ones: Iterable[object], other: str, others: Iterable[object]) -> str:
+    """Two sets that have nothing in common, in words: "one (1, 2) and other (a, b and 78 more) have none in common"."""
+    return f"{one} ({_first(ones)}) and {other} ({_first(others)}) have none in common"
+
+
+def _first(values: Iterable[object]) -> str:
+    distinct = set(values)
+    # Numbers in their order, names in theirs.
+    shown = [str(value) for value in sorted(distinct, key=lambda value: (isinstance(value, str), value))]
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
+
+
+def _read_mapping(path: Path, kind: str, of: str) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DatasetError(f"{path}: not a readable {kind}: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or not content:
+        raise DatasetError(f"{path}: expected a mapping of {of}, got {type(content).__name__}")
+    return content

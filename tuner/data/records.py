@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tuner.data.annotations import check_ground_truth
 from tuner.data.coco_categories import COCO_LABEL_MAP
+from tuner.data.label_map import side_by_side
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError, did_you_mean
 
@@ -212,6 +213,12 @@ def _category_ids(
     if not names or (label_map is None and len(labels)):
         return labels
     known = COCO_LABEL_MAP if label_map is None else label_map
+    if known.keys().isdisjoint(names):
+        both = side_by_side("its categories", names, "the label map's", known)
+        raise DatasetError(
+            f"{where}: image/object/class/text: {both}{did_you_mean(names[0], known)}: "
+            "see evaluation.accuracy.metric.COCOmAP.anno_path"
+        )
     for name in names:
         if name not in known:
             raise DatasetError(

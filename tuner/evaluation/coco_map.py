@@ -276,7 +276,8 @@ def _check(truths: Sequence[ImageTruth], detections: Sequence[Detections]) -> No
     detected = _ids(found.category_ids for found in detections)
     if detected and not annotated & detected:
         raise EvaluationError(
-            f"no detected category is annotated: detected are {_listed(detected)}; annotated are {_listed(annotated)}"
+            f"no detected category is annotated: detected are {_listed(detected)}; annotated are {_listed(annotated)}: "
+            "set model.classes, or evaluation.accuracy.metric.COCOmAP.anno_path"
         )
 
 

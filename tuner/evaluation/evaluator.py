@@ -167,7 +167,7 @@ class CocoEvaluator:
                 self._instances, self._instance_threads = choose_instances(model, some)
         masks = IouType.SEGM in self._iou_types
         if self._instances == 1:
-            yield from (runner.detect(sample.image, masks=masks) for sample in self._dataset)
+            yield from (runner.detect(sample.image, masks=masks, view=sample.view) for sample in self._dataset)
         else:
             yield from detect_images(
                 model,

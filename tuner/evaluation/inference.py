@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tuner.data.images import map_ahead
@@ -23,7 +22,7 @@ LONG_RUN_S = 0.1
 TURNS, TURN_S = 3, 0.08
 _CALLERS_THREAD = -1
 
-_Image = NDArray[np.uint8]
+_Image = NDArray[Any]
 
 
 def detect_images(
@@ -37,9 +36,10 @@ def detect_images(
 ) -> Iterator[Detections]:
     """What the model finds in each image, in their order, at most two per instance ahead of the reader.
 
-    images: samples, or arrays of [H, W, 3]. instances: sessions that run side by side. threads, inter_threads: of
-    each one, inside one operator and for independent ones; 0 lets TensorFlow choose, except that an instance of one
-    thread runs operators one after the other unless told otherwise. masks: as `ModelRunner.detect` has it.
+    images: samples, or what the model is fed, such as [H, W, 3], as arrays. instances: sessions that run side by side.
+    threads, inter_threads: of each one, inside one operator and for independent ones; 0 lets TensorFlow choose, except
+    that an instance of one thread runs operators one after the other unless told otherwise. masks: as
+    `ModelRunner.detect` has it.
     Sessions are built with the first image, and closed when the reader has the last result or stops.
 
     Raises what `images` raises and ModelError as `ModelRunner.detect` does, after the results before it.
@@ -100,7 +100,9 @@ def _own_session_each(
         def detect(item: Sample | _Image) -> Detections:
             if not hasattr(own, "runner"):
                 own.runner = sessions.enter_context(ModelRunner(model, threads, inter_threads))
-            found: Detections = own.runner.detect(item.image if isinstance(item, Sample) else item, masks=masks)
-            return found
+            runner: ModelRunner = own.runner
+            if isinstance(item, Sample):
+                return runner.detect(item.image, masks=masks, view=item.view)
+            return runner.detect(item, masks=masks)
 
         yield detect

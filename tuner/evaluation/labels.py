@@ -22,7 +22,7 @@ def label_by_model(
     Raises EvaluationError when nothing is found in any image, ModelError for a model that does not detect.
     """
     with ModelRunner(model) as runner:
-        found = (runner.detect(sample.image, masks=masks) for sample in dataset)
+        found = (runner.detect(sample.image, masks=masks, view=sample.view) for sample in dataset)
         entries = tuple(
             replace(entry, ground_truth=_as_truth(detections, score, entry.height, entry.width))
             for entry, detections in zip(dataset.entries, progress.track(found, len(dataset), "label"), strict=True)

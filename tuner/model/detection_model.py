@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tuner.detections import AS_GIVEN, Reading
 from tuner.model.graph_view import GraphView, node_name
 
 
@@ -28,6 +29,7 @@ class DetectionModel:
         and hands the copy to `with_graph`. Size and hash are computed once and rely on this.
     inputs, outputs: tensor names with their index, "image_tensor:0".
     source: the file or folder it was read from. format: what was found there.
+    reading: what the numbers mean that it gives.
     """
 
     graph_def: tf.compat.v1.GraphDef = field(repr=False)
@@ -35,6 +37,7 @@ class DetectionModel:
     outputs: tuple[str, ...]
     source: Path
     format: ModelFormat
+    reading: Reading = AS_GIVEN
 
     def with_graph(self, graph_def: tf.compat.v1.GraphDef) -> "DetectionModel":
         """The same detector, computed by another graph that has the same inputs and outputs."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.detections import Detections
+from tuner.detections import Detections, View
 from tuner.errors import ModelError
 from tuner.masks import Masks, paste_masks
 from tuner.memory import give_back_memory
@@ -153,9 +153,14 @@ class ModelRunner:
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
 
-    def detect(self, image: NDArray[np.uint8], *, masks: bool = False) -> Detections:
-        """The objects found in one image of [H, W, 3] uint8. masks: with their masks, pasted into the image.
+    def detect(self, image: NDArray[Any], *, masks: bool = False, view: View | None = None) -> Detections:
+        """The objects found in one image, with boxes in that image and the data set's category ids.
 
+        image: what the model is fed, without the batch's axis: [H, W, 3] uint8, or what transforms make of it.
+        view: where in the original image `image` lies; it is that image itself where not given.
+        masks: with their masks, pasted into the original image.
+
+        Raises EvaluationError for a class that the model's `reading` does not know.
         Raises ModelError for a model without the four detection outputs (five with masks), or with outputs of another
         shape than [1, N, 4], [1, N], [1, N], one number, and [1, N, h, w] of masks within their boxes.
         """
@@ -177,38 +182,55 @@ class ModelRunner:
         if not np.isfinite(number).all():
             raise ModelError(f"{self._model.source}: num_detections is {number.reshape(())}, not a number of objects")
         count = min(int(number.reshape(())), slots)
+        view = view or View(*image.shape[:2], *image.shape[:2])
+        reading = self._model.reading
+        located = view.locate(boxes[0, :count].astype(np.float32), in_pixels=reading.boxes_in_pixels)
         return Detections(
-            boxes[0, :count].astype(np.float32),
+            view.clip(located),
             scores[0, :count].astype(np.float32),
-            np.rint(classes[0, :count]).astype(np.int64),
-            self._pasted(values[f"{MASK_OUTPUT}:0"], boxes[0, :count], image) if masks else None,
+            reading.categories(np.rint(classes[0, :count]).astype(np.int64)),
+            self._pasted(values[f"{MASK_OUTPUT}:0"], located, view) if masks else None,
         )
 
-    def _pasted(self, cropped: NDArray[Any], boxes: NDArray[np.float32], image: NDArray[np.uint8]) -> Masks:
+    def _pasted(self, cropped: NDArray[Any], boxes: NDArray[np.float32], view: View) -> Masks:
         if cropped.ndim != 4 or cropped.shape[0] != 1 or cropped.shape[1] < len(boxes):
             raise ModelError(
                 f"{self._model.source}: {MASK_OUTPUT} of shape {cropped.shape}; expected [1, N, h, w] with a mask for "
                 f"each of {len(boxes)} boxes"
             )
-        return paste_masks(cropped[0, : len(boxes)], boxes, *image.shape[:2])
+        return paste_masks(cropped[0, : len(boxes)], boxes, view.height, view.width)
 
     def as_fed(self, images: NDArray[Any]) -> NDArray[Any]:
         """The images in the input's dtype. Raises ModelError for a shape or dtype that the input does not take."""
-        if not self._input.shape.is_compatible_with(images.shape):
-            raise ModelError(
-                f"{self._model.source}: input {self._input.name} takes the shape {self._input.shape}; "
-                f"an image batch of {images.shape} cannot be fed"
-            )
-        if not (self._input.dtype.is_floating or self._input.dtype.is_integer):
-            raise ModelError(
-                f"{self._model.source}: input {self._input.name} takes {self._input.dtype.name}, not an image's numbers"
-            )
-        if self._input.dtype.is_integer and images.dtype.kind == "f":
-            raise ModelError(
-                f"{self._model.source}: input {self._input.name} takes {self._input.dtype.name}; images of "
-                f"{images.dtype} would lose their fractions"
-            )
+        _check_fed(f"{self._model.source}: input {self._input.name}", self._input.shape, self._input.dtype, images)
         return images.astype(self._input.dtype.as_numpy_dtype, copy=False)
+
+
+def input_type(model: DetectionModel) -> str:
+    """The name of the type that the model's input takes, such as uint8; empty where it is no placeholder."""
+    node = model.graph.nodes[node_name(model.inputs[0])]
+    return str(tf.as_dtype(node.attr["dtype"].type).name) if node.op == "Placeholder" else ""
+
+
+def check_fed(model: DetectionModel, images: NDArray[Any], made_by: str) -> None:
+    """Raise ModelError for images [N, H, W, 3] that the model's input does not take. made_by: how they came about."""
+    node = model.graph.nodes[node_name(model.inputs[0])]
+    if node.op == "Placeholder":
+        shape = tf.TensorShape(node.attr["shape"].shape) if "shape" in node.attr else tf.TensorShape(None)
+        dtype = tf.as_dtype(node.attr["dtype"].type)
+        try:
+            _check_fed(f"{model.source}: input {model.inputs[0]}", shape, dtype, images)
+        except ModelError as error:
+            raise ModelError(f"{error}; {made_by}") from None
+
+
+def _check_fed(where: str, shape: tf.TensorShape, dtype: tf.DType, images: NDArray[Any]) -> None:
+    if not shape.is_compatible_with(images.shape):
+        raise ModelError(f"{where} takes the shape {shape}; an image batch of {images.shape} cannot be fed")
+    if not (dtype.is_floating or dtype.is_integer):
+        raise ModelError(f"{where} takes {dtype.name}, not an image's numbers")
+    if dtype.is_integer and images.dtype.kind == "f":
+        raise ModelError(f"{where} takes {dtype.name}; images of {images.dtype} would lose their fractions: use Cast")
 
 
 def grey_image(model: DetectionModel) -> NDArray[np.uint8]:
