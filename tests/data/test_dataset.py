@@ -424,7 +424,7 @@ def test_masks_of_records_are_read_when_they_are_asked_for(tmp_path: Path, annot
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ((), "image/object/mask: 0 masks for 2 boxes"),
+        ((), "image/object/mask: 0 masks for 2 boxes; .*--iou_type=bbox"),
         ((b"mask", b"mask"), "image/object/mask: is no PNG file"),
         ((png(np.zeros((24, 31))),) * 2, r"image/object/mask: got a mask of \(24, 31\); the image is \(24, 32\)"),
     ],

@@ -84,7 +84,8 @@ class _Frame(NamedTuple):
 def _masks(image: AnnotatedJpeg, where: str) -> Masks:
     count, size = len(image.ground_truth), (image.height, image.width)
     if len(image.masks) != count:
-        raise DatasetError(f"{where}: image/object/mask: {len(image.masks)} masks for {count} boxes")
+        cure = "" if image.masks else "; records without masks can be judged by boxes: iouType bbox, --iou_type=bbox"
+        raise DatasetError(f"{where}: image/object/mask: {len(image.masks)} masks for {count} boxes{cure}")
     decoded = [decode_mask(mask, where) for mask in image.masks]
     for mask in decoded:
         if mask.shape != size:
