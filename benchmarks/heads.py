@@ -2,9 +2,10 @@
 
     python benchmarks/heads.py MODEL... --dataset LOCATION --calibration LOCATION --score 0.3
 
-"alone": the loss where only that part is int8. "kept in float": the loss where everything else is. Loss is that of
-agreement with the float model's own detections of at least `--score` (random weights have no other truth). "saves": the
-share of the all-int8 graph's time that float costs in that part, both graphs timed in turns.
+"alone": the loss where only that part is int8. "part kept in float": the loss where everything else is. Loss is that of
+agreement with the float model's own detections of at least `--score` (random weights have no other truth), of boxes and
+masks the worse one. "saves": the share of the all-int8 graph's time that float costs in that part, both graphs timed in
+turns.
 """
 
 import argparse
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from tuner.data.calibration import calibration_images
 from tuner.data.dataset import DetectionDataset, open_dataset
-from tuner.evaluation.coco_map import ImageTruth, coco_metrics
+from tuner.evaluation.coco_map import CocoBackend, ImageTruth, IouType, coco_metrics
 from tuner.evaluation.inference import detect_images
 from tuner.evaluation.labels import label_by_model
 from tuner.evaluation.latency import measure_latency
 from tuner.graph.postprocess import OPTIMIZATION_IMAGES, optimize_postprocess
 from tuner.model.detection_model import DetectionModel
+from tuner.model.endpoints import MASK_OUTPUT
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, INT8, PrecisionPlan
@@ -65,11 +67,14 @@ def rows(path: Path, dataset: DetectionDataset, calibration: DetectionDataset, s
     prepared = prepare(optimize_postprocess(model, images[:OPTIMIZATION_IMAGES]).model)
     ops = find_quantizable_ops(prepared)
     ranges = collect_ranges(prepared, ops.tensors, images)
-    labelled = label_by_model(model, dataset, score, Silent())
+    masks = f"{MASK_OUTPUT}:0" in model.outputs
+    labelled = label_by_model(model, dataset, score, Silent(), masks=masks)
 
     def loss(graph: DetectionModel) -> float:
         truths = [ImageTruth(e.image_id, e.height, e.width, e.ground_truth) for e in labelled.entries]
-        return 1 - coco_metrics(truths, list(detect_images(graph, dataset))).figures["mAP"]
+        found = list(detect_images(graph, dataset, masks=masks))
+        compared = (IouType.BBOX, IouType.SEGM) if masks else (IouType.BBOX,)
+        return max(1 - coco_metrics(truths, found, CocoBackend.FASTER, one).figures["mAP"] for one in compared)
 
     all_int8 = graph_of(prepared, ops.names, ops.names, ranges)
     loss_of_all, found = loss(all_int8), []
