@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.config import load_config
 from tuner.data.dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +79,9 @@ def main() -> None:
         for name in options.formats:
             model = options.folder / topology / FORMATS[name]
             run = tune(topology, model, options.dataset, options.calibration, given)
-            print(f"| {' | '.join([topology, name, *cells(run, calibration_images)])} |", flush=True)
+            asked_for = max(load_config(ROOT / f"configs/{topology}.yaml").quantization.calibration.sampling_sizes)
+            row = [topology, name, *cells(run, min(calibration_images, asked_for))]
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 def tune(topology: str, model: Path, dataset: Path, calibration: Path, given: list[str]) -> Run:
@@ -103,9 +106,11 @@ def tune(topology: str, model: Path, dataset: Path, calibration: Path, given: li
 
 def cells(run: Run, calibration_images: int) -> list[str]:
     """The row of a run, without its first two cells."""
-    if run.result is None:
-        return [str(run.exit_code), run.fault, *[""] * (len(COLUMNS) - 4)]
-    result, seconds = run.result, run.result["seconds"]
+    result = run.result
+    if result is None or result["best"] is None:
+        fault = run.fault if result is None else result["reason"]
+        return [str(run.exit_code), fault, *[""] * (len(COLUMNS) - 4)]
+    seconds = result["seconds"]
     before, after = result["baseline"], result["best"]
     return [
         str(run.exit_code),

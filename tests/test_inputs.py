@@ -248,6 +248,17 @@ def test_a_section_without_transforms_takes_those_of_the_other(
     assert elsewhere is not None and elsewhere.shape == evaluated
 
 
+def test_speed_is_measured_on_images_without_annotations(parse: Parse, folder: Path) -> None:
+    model, annotations = model_with([1, None, None, None], tf.float32), folder / "coco/annotations"
+    (annotations / "instances_val2017.json").rename(annotations / "elsewhere.json")
+    named = {"metric": {"COCOmAP": {"anno_path": "coco/annotations/elsewhere.json"}}}
+    for accuracy in ({**named, "dataloader": coco()}, {"dataloader": coco(), "labels": "model"}):
+        timed = first_image(parse(accuracy), None, model)
+        assert timed is not None and timed.shape == (16, 24, 3)
+    alone = first_image(parse({}), folder / "coco/val2017", model)
+    assert alone is not None and alone.shape == (16, 24, 3)
+
+
 def test_a_filter_chooses_images(parse: Parse) -> None:
     balanced = {"filter": {"LabelBalance": {"size": 1}}}
     inputs = opened(parse({"dataloader": coco()}, {"dataloader": {**coco(), **balanced}}))

@@ -163,16 +163,19 @@ def first_image(config: TuningConfig, location: Path | None, model: DetectionMod
     """The image that speed is measured on, as the model is fed it: [H, W, 3], or what transforms make of it.
 
     The first one at `location`, else of the settings' performance or accuracy data set; None where there is neither.
+    Speed needs no annotations.
     """
     performance, accuracy = config.evaluation.performance, config.evaluation.accuracy
     calibration = config.quantization.calibration
     steps = steps_of(performance.dataloader, accuracy.dataloader, calibration.dataloader, fed_to=model)
     if location is not None:
-        return open_dataset(location, limit=1, cache_mb=0, steps=steps).first_image
+        return open_dataset(location, limit=1, cache_mb=0, annotated=False, steps=steps).first_image
     dataset = performance.dataset or accuracy.dataset
     if dataset is None:
         return None
-    return _open(dataset, None, limit=1, skip_bad_records=False, cache_mb=0, steps=steps).first_image
+    anno_path = accuracy.anno_path if performance.dataset is None else None
+    opened = _open(dataset, anno_path, limit=1, skip_bad_records=False, cache_mb=0, annotated=False, steps=steps)
+    return opened.first_image
 
 
 def _same_kind(dataset: DatasetConfig, other: DatasetConfig | None) -> bool:

@@ -73,6 +73,10 @@ def test_defaults_and_forms(parse: Parse) -> None:
         ({"PaddedCenterCrop": {"size": [3, 4]}}, "PaddedCenterCrop.size: got [3, 4]; expected equal height and width"),
         ({"Normalize": {"std": [1, 0, 1]}}, "Normalize.std: got [1.0, 0.0, 1.0]; expected numbers of at least 1e-06"),
         ({"Normalize": {"mean": [1, 2]}}, "Normalize.mean: got [1, 2]; expected one number, or one for each of three"),
+        ({"Normalize": {"mean": [[1], 2, 3, 4]}}, "Normalize.mean: got [[1], 2, 3, 4]; expected one number"),
+        ({"Normalize": {"mean": [True, 1, 2]}}, "Normalize.mean: got [True, 1, 2]; expected one number"),
+        ({"Resize": {"size": 16385}}, "Resize.size: got 16385; expected one number of pixels, or a height and a width"),
+        ({"ResizeWithRatio": {"max_dim": 16385}}, "max_dim: got 16385; expected a number of at most 16384"),
         ({"Normalize": {"mean": float("nan")}}, "Normalize.mean: got nan; expected one number"),
         ({"Cast": {"dtype": "string"}}, "Cast.dtype: got 'string'; no detector takes its image so"),
         ({"Transpose": {"perm": [1, 0, 2]}}, "Transpose.perm: got [1, 0, 2]; expected [2, 0, 1], channels first"),
@@ -96,6 +100,12 @@ def test_what_cannot_be_done(transform: dict[str, Any], message: str, parse: Par
         parse({SECTION: transform})
     assert str(caught.value).startswith(f"f.yaml: {SECTION}.")
     assert message in str(caught.value)
+
+
+def test_three_channels_may_become_grey_after_they_are_normalised(parse: Parse) -> None:
+    steps = {"Normalize": {"mean": [1, 2, 3]}, "AlignImageChannel": {"dim": 1}}
+    loader = loader_of(parse({SECTION: steps}))
+    assert [type(step).__name__ for step in loader.transform.steps] == list(steps)
 
 
 @pytest.mark.parametrize("name", ["LabelBalance", "LabelBalanceCOCORecord"])

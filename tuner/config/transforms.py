@@ -26,6 +26,8 @@ _OTHER_RECORD = Refusal("this parses the records of another kind of set: use Par
 _CLASSIFIER = Refusal("this is how classifiers are fed: use Resize, Rescale and Normalize")
 
 _SMALLEST_STD = 1e-6
+# Of a side, in pixels: no detector is fed more, and memory ends somewhere.
+_LARGEST_SIDE = 16384
 
 
 def _size(value: object) -> object:
@@ -34,17 +36,19 @@ def _size(value: object) -> object:
         sides = tuple(int(side) if isinstance(side, str) else side for side in sides)
     except ValueError:
         sides = ()
-    if len(sides) not in (1, 2) or not all(type(side) is int and 0 < side < 2**16 for side in sides):
-        raise SettingError(f"got {describe(value)}; expected one number of pixels, or a height and a width")
+    if len(sides) not in (1, 2) or not all(type(side) is int and 0 < side <= _LARGEST_SIDE for side in sides):
+        expected = f"one number of pixels, or a height and a width, at most {_LARGEST_SIDE}"
+        raise SettingError(f"got {describe(value)}; expected {expected}")
     return sides * 2 if len(sides) == 1 else sides
 
 
 def _per_channel(value: object) -> object:
+    items = split_list(value)
     try:
-        numbers = [float(one) for one in split_list(value) if isinstance(one, int | float | str)]
+        numbers = [float(one) for one in items if isinstance(one, int | float | str) and not isinstance(one, bool)]
     except (ValueError, OverflowError):
         numbers = []
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+    if len(numbers) != len(items) or len(items) not in (1, 3) or not all(map(math.isfinite, numbers)):
         raise SettingError(f"got {describe(value)}; expected one number, or one for each of three channels")
     return tuple(numbers)
 
@@ -74,8 +78,10 @@ class Resize(Section):
 class ResizeWithRatio(Section):
     """With the ratio of the sides kept."""
 
-    min_dim: int = Field(default=800, ge=0, description="the shorter side is enlarged to so many pixels; 0 for never")
-    max_dim: int = Field(default=1365, ge=1, description="the longer side is at most so many pixels")
+    min_dim: int = Field(
+        default=800, ge=0, le=_LARGEST_SIDE, description="the shorter side is enlarged to so many pixels; 0 for never"
+    )
+    max_dim: int = Field(default=1365, ge=1, le=_LARGEST_SIDE, description="the longer side is at most so many pixels")
     padding: bool = Field(default=False, description="pad to a square of max_dim, the image in its middle")
     constant_value: int = Field(default=0, description="the value of the padding")
 
@@ -83,8 +89,8 @@ class ResizeWithRatio(Section):
 class ResizeWithAspectRatio(Section):
     """With the ratio of the sides kept, somewhat larger than what is cropped afterwards."""
 
-    height: int = Field(ge=1, description="of the crop that follows, in pixels")
-    width: int = Field(ge=1, description="of the crop that follows, in pixels")
+    height: int = Field(ge=1, le=_LARGEST_SIDE, description="of the crop that follows, in pixels")
+    width: int = Field(ge=1, le=_LARGEST_SIDE, description="of the crop that follows, in pixels")
     scale: float = Field(
         default=87.5, ge=1, le=100, description="how much of the shorter side the crop will leave, in percent"
     )
@@ -269,8 +275,10 @@ class Transforms(Section):
         for step in behind:
             if isinstance(step, _NOT_AFTER_TRANSPOSE):
                 raise SettingError("it needs channels last: put it before Transpose", key=type(step).__name__)
-        grey = self.align_image_channel is not None and self.align_image_channel.dim == 1
-        if grey and self.normalize is not None and max(len(self.normalize.mean), len(self.normalize.std)) > 1:
+        if self.normalize is None or max(len(self.normalize.mean), len(self.normalize.std)) == 1:
+            return
+        before = steps[: steps.index(self.normalize)]
+        if any(isinstance(step, AlignImageChannel) and step.dim == 1 for step in before):
             raise SettingError("got a number for each of three channels, and AlignImageChannel for one", "Normalize")
 
     @model_serializer(mode="wrap")
