@@ -259,11 +259,20 @@ def test_no_room_is_told_before_the_download(serve: Any, target: Path, download:
     assert server.seen == []
 
 
-def test_a_full_disk_is_one_line(serve: Any, target: Path, part: Path, download: Download) -> None:
-    # What the kernel says of a full disk, without one.
-    part.symlink_to("/dev/full")
-    with pytest.raises(TunerError, match=r"file.tar.gz.part: cannot be written: No space left on device"):
+@pytest.mark.parametrize("held", [0, 500])
+@pytest.mark.parametrize("name", ["file.tar.gz.part", "file.tar.gz.part.version"])
+def test_links_are_not_followed(
+    serve: Any, tmp_path: Path, target: Path, part: Path, download: Download, name: str, held: int
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    if held:
+        part.write_bytes(CONTENT[:held])
+    (target.parent / name).unlink(missing_ok=True)
+    (target.parent / name).symlink_to(mine)
+    with pytest.raises(TunerError, match=rf"{name}: is a symbolic link; remove it$"):
         download(serve(CONTENT).archive())
+    assert mine.read_bytes() == b"mine"
 
 
 def test_what_fitted_is_kept_and_gone_on_from(

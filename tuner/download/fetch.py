@@ -1,5 +1,6 @@
 """One file over HTTP: resumed where it was cut, checked by size and SHA-256, and either whole or absent."""
 
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -75,7 +76,7 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
         target.parent.mkdir(parents=True, exist_ok=True)
         if _is_whole(target, archive):
             return
-        with part.open("ab") as file:
+        with open(part, "ab", opener=_no_link) as file:
             _lock(file, part)
             try:
                 _check_free_space(archive, part)
@@ -109,6 +110,16 @@ def _download(archive: Archive, file: BinaryIO, version: Path, progress: Progres
 
 def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, not what a symbolic link in its place points to."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise TunerError(f"{path}: is a symbolic link; remove it") from None
+        raise
 
 
 def _is_whole(target: Path, archive: Archive) -> bool:
@@ -202,7 +213,8 @@ def _open(address: str, held: int, version: Path, timeout_s: float) -> http.clie
     if held:
         headers["Range"] = f"bytes={held}-"
         if version.is_file():
-            headers["If-Range"] = " ".join(version.read_text("latin-1").split())
+            with open(version, encoding="latin-1", opener=_no_link) as file:
+                headers["If-Range"] = " ".join(file.read().split())
     try:
         response: http.client.HTTPResponse = _opener().open(Request(address, headers=headers), timeout=timeout_s)
     except HTTPError as error:
@@ -275,6 +287,7 @@ def _remember_version(response: http.client.HTTPResponse, version: Path) -> None
     etag = response.headers.get("ETag", "")
     value = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if value:
-        version.write_text(value, "latin-1")
+        with open(version, "w", encoding="latin-1", opener=_no_link) as file:
+            file.write(value)
     else:
         version.unlink(missing_ok=True)
