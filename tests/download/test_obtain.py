@@ -55,11 +55,24 @@ def test_a_folder_of_another_origin_is_left_alone(
     server = serve(packed)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/mine").touch()
+    for fresh in (False, True):
+        with pytest.raises(TunerError, match=r"folder: was not unpacked by this command: move it away, or choose"):
+            obtain(server.archive(), tmp_path, Silent(), fresh=fresh, patience=patience)
+    assert server.seen == []
+    assert (tmp_path / "folder/mine").exists()
+
+
+def test_a_folder_that_has_changed_is_replaced_where_asked(
+    serve: Any, packed: bytes, tmp_path: Path, patience: Patience
+) -> None:
+    server = serve(packed)
+    obtain(server.archive(), tmp_path, Silent(), patience=patience)
+    (tmp_path / "folder/graph.pb").write_bytes(b"")
     with pytest.raises(TunerError, match=r"folder: is there, but was not unpacked from file.tar.gz .*--fresh"):
         obtain(server.archive(), tmp_path, Silent(), patience=patience)
-    assert server.seen == []
+    assert len(server.seen) == 1
     assert obtain(server.archive(), tmp_path, Silent(), fresh=True, patience=patience)
-    assert not (tmp_path / "folder/mine").exists()
+    assert (tmp_path / "folder/graph.pb").stat().st_size == 1_500_000
 
 
 def test_the_table_is_well_formed() -> None:

@@ -1,6 +1,7 @@
 """An archive as a folder: nothing of it outside, no links, no devices, and either whole or absent."""
 
 import json
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -19,7 +20,10 @@ LARGEST_GROWTH = 20
 
 _CHUNK_BYTES = 1 << 20
 _CONTENTS = ".unpacked"
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, EOFError, zlib.error, RuntimeError, ValueError)
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, BadGzipFile, EOFError, zlib.error, lzma.LZMAError),
+    *(RuntimeError, ValueError, IndexError),
+)
 _Member = tuple[str, IO[bytes] | None]
 
 
@@ -67,6 +71,11 @@ def unpack(archive: Path, folder: Path, sha256: str) -> None:
         raise
     except _DAMAGED as error:
         raise _damaged(archive, error) from None
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether `folder` was unpacked from some archive, whatever became of its files."""
+    return (folder / _CONTENTS).is_file()
 
 
 def is_complete(folder: Path, sha256: str) -> bool:
