@@ -114,7 +114,8 @@ def test_a_model_is_fetched_once(model: Archive, mirror: str, capsys: Any) -> No
 
 
 def test_fresh_fetches_again(model: Archive, mirror: str, capsys: Any) -> None:
-    Path(FOLDER).mkdir()
+    assert main(["fetch-model", NAME, "--mirror", mirror, "-q"]) == 0
+    Path(FOLDER, "saved_model/saved_model.pb").unlink()
     assert main(["fetch-model", NAME, "--mirror", mirror, "-q"]) == 2
     assert "give --fresh to replace it" in capsys.readouterr().err
     assert main(["fetch-model", NAME, "--mirror", mirror, "-q", "--fresh"]) == 0

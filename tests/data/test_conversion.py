@@ -173,12 +173,25 @@ def test_files_of_another_number_of_shards_go(convert: Convert, coco_file: Path,
     assert_equal(open_dataset(out), open_dataset(coco_file))
 
 
+def test_a_file_that_it_did_not_write_is_left_alone(convert: Convert, coco_file: Path, out: Path) -> None:
+    convert(shards=3)
+    (out / "instances.record").write_text("mine")
+    with pytest.raises(DatasetError, match=r"instances.record: is there, but was not written by .*give --fresh to"):
+        convert()
+    assert (out / "instances.record").read_text() == "mine"
+    assert convert(shards=3).kept == 3
+    assert convert(fresh=True).kept == 0
+    assert_equal(open_dataset(out), open_dataset(coco_file))
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 1, "shards": [1]}', '{"schema": 1, "shards": {"../x": {}}}'])
 def test_a_manifest_that_makes_no_sense_is_ignored(convert: Convert, tmp_path: Path, out: Path, content: str) -> None:
     convert()
     (tmp_path / "x").touch()
     (out / ".instances.conversion.json").write_text(content)
-    assert convert().kept == 0
+    with pytest.raises(DatasetError, match="was not written by this command"):
+        convert()
+    assert convert(fresh=True).kept == 0
     assert (tmp_path / "x").exists()
 
 

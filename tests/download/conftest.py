@@ -26,6 +26,7 @@ class Server:
     cuts: after how many bytes of their body the answers break off, one for each request until none is left.
     stalls: how many requests get headers and no body. codes: of the first answers, instead of the content.
     redirects: path -> Location. part_start: what a Content-Range begins with, if not with what was asked for.
+    answer: what is sent instead of all that.
     """
 
     content: bytes
@@ -38,6 +39,7 @@ class Server:
     codes: list[int] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
     part_start: int | None = None
+    answer: bytes | None = None
     port: int = 0
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
@@ -64,7 +66,9 @@ def make_handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             server.seen.append((self.path, dict(self.headers)))
-            if server.codes:
+            if server.answer is not None:
+                self.wfile.write(server.answer)
+            elif server.codes:
                 self.send_error(server.codes.pop(0))
             elif self.path in server.redirects:
                 self.send_response(302)

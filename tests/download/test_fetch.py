@@ -217,6 +217,27 @@ def test_a_missing_file_is_told_at_once(serve: Any, target: Path, download: Down
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HT\x1b[2J\x07TP\r1.1 200\xa0OK\r\n\r\n", r"HT\?\[2J\?TP\?1.1 200\?OK, with 0 of"),
+        (b"X" * 5000 + b"\r\n\r\n", r": X{200}, with 0 of"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", "a Content-Length of 5000 digits$"),
+        (b"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-1/" + b"9" * 5000 + b"\r\n\r\n", "sent another part than"),
+        (b"HTTP/1.1 206 OK\r\nContent-Range: bytes " + b"9" * 5000 + b"-1/2\r\n\r\n", "sent another part than"),
+        (b"HTTP/1.1 302 OK\r\nLocation: x\x1b:y\r\n\r\n", "redirected|unknown|is no address"),
+    ],
+    ids=["control characters", "long", "Content-Length", "total", "start", "Location"],
+)
+def test_whatever_a_server_answers_is_one_printable_line(
+    serve: Any, download: Download, answer: bytes, message: str
+) -> None:
+    with pytest.raises(TunerError, match=message) as caught:
+        download(serve(CONTENT, answer=answer).archive())
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
 def test_a_busy_server_is_asked_again(serve: Any, target: Path, download: Download) -> None:
     server = serve(CONTENT, codes=[503, 429, 500])
     download(server.archive())
@@ -259,11 +280,18 @@ def test_no_room_is_told_before_the_download(serve: Any, target: Path, download:
     assert server.seen == []
 
 
-def test_a_full_disk_is_one_line(serve: Any, target: Path, part: Path, download: Download) -> None:
-    # What the kernel says of a full disk, without one.
-    part.symlink_to("/dev/full")
-    with pytest.raises(TunerError, match=r"file.tar.gz.part: cannot be written: No space left on device"):
+@pytest.mark.parametrize("held", [0, 500])
+@pytest.mark.parametrize("name", ["file.tar.gz.part", "file.tar.gz.part.version"])
+def test_links_are_not_followed(serve: Any, part: Path, download: Download, name: str, held: int) -> None:
+    mine = part.with_name("mine")
+    mine.write_bytes(b"mine")
+    if held:
+        part.write_bytes(CONTENT[:held])
+    part.with_name(name).unlink(missing_ok=True)
+    part.with_name(name).symlink_to(mine)
+    with pytest.raises(TunerError, match=rf"{name}: is a symbolic link; remove it$"):
         download(serve(CONTENT).archive())
+    assert mine.read_bytes() == b"mine"
 
 
 def test_what_fitted_is_kept_and_gone_on_from(

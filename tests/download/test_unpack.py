@@ -1,3 +1,4 @@
+import gzip
 import io
 import random
 import stat
@@ -189,6 +190,34 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(content)
     with pytest.raises(TunerError, match=r"in.zip: cannot be unpacked: .*encrypted"):
         unpack(archive, tmp_path / "top", SUM)
+
+
+def test_a_damaged_lzma_member_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "in.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as zipped:
+        zipped.writestr("top/a", NOISE)
+    content = bytearray(archive.read_bytes())
+    # The properties of LZMA stand behind the name and four bytes of their version and size.
+    content[content.index(b"top/a") + len(b"top/a") + 4] = 0xFF
+    archive.write_bytes(content)
+    with pytest.raises(TunerError, match=r"in.zip: cannot be unpacked: .*options"):
+        unpack(archive, tmp_path / "top", SUM)
+    assert only(tmp_path, archive.name)
+
+
+def test_a_sparse_member_that_is_cut_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "in.tar.gz"
+    member = tarfile.TarInfo("top/a")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    # More of the map is to follow, and does not.
+    header[482] = 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    archive.write_bytes(gzip.compress(header))
+    with pytest.raises(TunerError, match=r"in.tar.gz: cannot be unpacked: index out of range"):
+        unpack(archive, tmp_path / "top", SUM)
+    assert only(tmp_path, archive.name)
 
 
 def test_a_damaged_archive_is_one_line_or_whole(pack: Pack, tmp_path: Path) -> None:

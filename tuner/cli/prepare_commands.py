@@ -42,7 +42,7 @@ def fetch_model(
     model_name: Annotated[str | None, typer.Option("--model_name", metavar="NAME", help="The same, as a flag.")] = None,
     model_path: Annotated[Path, typer.Option("--model_path", metavar="DIR", help="The folder to put it in.")] = Path(),
     mirror: Mirror = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a folder that is there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a folder that was fetched before.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:

@@ -6,6 +6,7 @@ and the JSON give the same mAP.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def convert_coco(
     masks: False leaves them out; where no annotation has a `segmentation`, there are none anyway.
 
     Raises DatasetError for a JSON, image or annotation that cannot be used, images that are no JPEG files, fewer images
-    than shards, and a full disk.
+    than shards, a file in the place of one of these that no call wrote (unless `fresh`), and a full disk.
     """
     with progress.stage("read") as stage:
         names, has_masks = _facts(annotations, masks=masks, skip_bad_records=skip_bad_records)
@@ -86,6 +87,9 @@ def convert_coco(
     parts = _parts(dataset, annotations, output, shards)
     manifest_file = output / f".{_stem(annotations)}.conversion.json"
     manifest = _read_manifest(manifest_file)
+    for path in parts:
+        if not fresh and path.name not in manifest and os.path.lexists(path):
+            raise DatasetError(f"{path}: is there, but was not written by this command; give --fresh to replace it")
     with progress.stage("check") as stage:
         finished = {
             path.name: facts

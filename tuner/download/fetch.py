@@ -1,6 +1,5 @@
 """One file over HTTP: resumed where it was cut, checked by size and SHA-256, and either whole or absent."""
 
-import fcntl
 import hashlib
 import http.client
 import logging
@@ -28,6 +27,7 @@ from urllib.request import (
 )
 
 from tuner.download.archives import Archive
+from tuner.download.exclusive import lock, no_link
 from tuner.errors import TunerError
 from tuner.progress import Progress
 
@@ -36,7 +36,11 @@ _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 16
 _MEGABYTE = 10**6
 _PASSING = {408, 429, 500, 502, 503, 504}
-_CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-\d+/(?P<total>\d+|\*)")
+# No file's size has more, and Python converts no more than some thousand.
+_MOST_DIGITS = 18
+_NUMBER = rf"[0-9]{{1,{_MOST_DIGITS}}}"
+_CONTENT_RANGE = re.compile(rf"bytes (?P<start>{_NUMBER})-{_NUMBER}/(?P<total>{_NUMBER}|\*)")
+_MOST_SAID = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,8 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
         target.parent.mkdir(parents=True, exist_ok=True)
         if _is_whole(target, archive):
             return
-        with part.open("ab") as file:
-            _lock(file, part)
+        with open(part, "ab", opener=no_link) as file:
+            lock(file, part, "downloading")
             try:
                 _check_free_space(archive, part)
                 _download(archive, file, version, progress, patience)
@@ -118,13 +122,6 @@ def _is_whole(target: Path, archive: Archive) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _lock(file: BinaryIO, part: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TunerError(f"{part}: another process is downloading it") from None
 
 
 def _check_free_space(archive: Archive, part: Path) -> None:
@@ -202,7 +199,8 @@ def _open(address: str, held: int, version: Path, timeout_s: float) -> http.clie
     if held:
         headers["Range"] = f"bytes={held}-"
         if version.is_file():
-            headers["If-Range"] = " ".join(version.read_text("latin-1").split())
+            with open(version, encoding="latin-1", opener=no_link) as file:
+                headers["If-Range"] = " ".join(file.read().split())
     try:
         response: http.client.HTTPResponse = _opener().open(Request(address, headers=headers), timeout=timeout_s)
     except HTTPError as error:
@@ -210,7 +208,7 @@ def _open(address: str, held: int, version: Path, timeout_s: float) -> http.clie
     except URLError as error:
         raise _unreachable(address, error.reason, resuming=held > 0) from None
     except (http.client.InvalidURL, ValueError) as error:
-        raise TunerError(f"{address}: is no address: {error}") from None
+        raise TunerError(f"{address}: is no address: {_printable(error)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _cut_by(error) from None
     return response
@@ -231,17 +229,23 @@ def _refused(address: str, error: HTTPError) -> Exception:
 def _unreachable(address: str, reason: object, *, resuming: bool) -> Exception:
     host = Request(address).host
     if isinstance(reason, ssl.SSLError):
-        return TunerError(f"{address}: no trusted connection: {reason}")
+        return TunerError(f"{address}: no trusted connection: {_printable(reason)}")
     if isinstance(reason, socket.gaierror | ConnectionRefusedError) and not resuming:
         # No network at all, most likely: there is nothing to wait for.
         return TunerError(f"{address}: {host} cannot be reached: {reason.strerror or reason}")
     if isinstance(reason, OSError):
         return _cut_by(reason)
-    return TunerError(f"{address}: cannot be opened: {reason}")
+    return TunerError(f"{address}: cannot be opened: {_printable(reason)}")
 
 
 def _cut_by(error: OSError | http.client.HTTPException) -> _Cut:
-    return _Cut((error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__)
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return _Cut(_printable(said))
+
+
+def _printable(said: object) -> str:
+    """What may be a server's text, as a piece of one line."""
+    return "".join(char if char.isprintable() else "?" for char in str(said).strip()[:_MOST_SAID])
 
 
 def _read(response: http.client.HTTPResponse, most: int) -> bytes:
@@ -263,10 +267,13 @@ def _continues(response: http.client.HTTPResponse, held: int, archive: Archive) 
         if partial is None or int(partial["start"]) != held:
             raise _Misfit("the server sent another part than was asked for")
         total = partial["total"]
-    if total is not None and total.isdecimal() and int(total) != archive.size_bytes:
-        raise TunerError(
-            f"{archive.address}: the server's file has {int(total):,} bytes; expected {archive.size_bytes:,}"
-        )
+    if total is not None and total.isdecimal():
+        if len(total) > _MOST_DIGITS:
+            raise TunerError(f"{archive.address}: the server sent a Content-Length of {len(total)} digits")
+        if int(total) != archive.size_bytes:
+            raise TunerError(
+                f"{archive.address}: the server's file has {int(total):,} bytes; expected {archive.size_bytes:,}"
+            )
     return partial is not None
 
 
@@ -275,6 +282,7 @@ def _remember_version(response: http.client.HTTPResponse, version: Path) -> None
     etag = response.headers.get("ETag", "")
     value = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if value:
-        version.write_text(value, "latin-1")
+        with open(version, "w", encoding="latin-1", opener=no_link) as file:
+            file.write(value)
     else:
         version.unlink(missing_ok=True)

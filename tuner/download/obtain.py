@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tuner.download.archives import Archive
+from tuner.download.exclusive import lock
 from tuner.download.fetch import DEFAULT_PATIENCE, Patience, fetch
-from tuner.download.unpack import is_complete, unpack
+from tuner.download.unpack import is_complete, is_unpacked, remove_leftovers, unpack
 from tuner.errors import TunerError
 from tuner.progress import Progress
 
@@ -20,22 +21,34 @@ def obtain(
     """Have `archive` as the folder `parent / archive.folder`; returns False where it was there, complete.
 
     The archive is removed once it is unpacked; a call after an interruption goes on with what is there of it.
-    fresh: replace a folder that is there. Raises TunerError as `fetch` and `unpack` do, and for a folder of that name
-    that is not known to be complete.
+    fresh: replace a folder that was unpacked before. Raises TunerError as `fetch` and `unpack` do, for a folder of that
+    name that no call unpacked, and, unless `fresh`, for one that is not known to be complete.
     """
     folder = parent / archive.folder
-    if not fresh:
-        if is_complete(folder, archive.sha256):
-            return False
-        if folder.exists():
+    # In this order: another process may put it there meanwhile.
+    is_there = folder.exists()
+    if not fresh and is_complete(folder, archive.sha256):
+        return False
+    if is_there:
+        if not is_unpacked(folder):
+            raise TunerError(f"{folder}: was not unpacked by this command: move it away, or choose another folder")
+        if not fresh:
             raise TunerError(
                 f"{folder}: is there, but was not unpacked from {archive.file_name} or has changed; "
                 "give --fresh to replace it"
             )
     path = parent / archive.file_name
-    fetch(archive, path, progress, patience)
-    with progress.stage("unpack") as stage:
-        unpack(path, folder, archive.sha256)
-        stage.note(str(folder))
-    path.unlink()
+    try:
+        fetch(archive, path, progress, patience)
+        with progress.stage("unpack") as stage, path.open("rb") as file:
+            lock(file, path, "unpacking")
+            remove_leftovers(folder)
+            unpack(path, folder, archive.sha256)
+            path.unlink()
+            stage.note(str(folder))
+    except (TunerError, FileNotFoundError) as error:
+        # The archive is gone, or locked, where another process was quicker.
+        if not fresh and is_complete(folder, archive.sha256):
+            return False
+        raise TunerError(str(error)) from error
     return True
