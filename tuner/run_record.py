@@ -44,6 +44,11 @@ class RunFacts:
     category_names: Mapping[str, str]
     keys: Mapping[str, Sequence[str]]
 
+    @property
+    def model_sha256(self) -> str:
+        """Of the float model."""
+        return self.environment["model"]
+
 
 @dataclass(frozen=True)
 class RunRecord:
