@@ -1,5 +1,6 @@
 """A made run of any number of trials, with names that mean mischief, and a browser to look at its report."""
 
+import html
 import json
 import shutil
 import subprocess
@@ -133,39 +134,52 @@ class Seen:
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Callable[[Path, int], Seen]:
-    """Open a page in headless Chromium, in a frame of so many pixels."""
+def browse(tmp_path: Path) -> Callable[..., list[Seen]]:
+    """Open a page in headless Chromium, in frames of so many pixels."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine")
 
-    def open_page(path: Path, width: int) -> Seen:
-        frame = tmp_path / f"frame{width}.html"
-        frame.write_text(f"""<!doctype html><iframe id="f" style="width:{width}px;height:800px;border:0"></iframe>
+    def open_page(path: Path, *widths: int) -> list[Seen]:
+        frames = "".join(f'<iframe style="width:{width}px;height:800px;border:0"></iframe>' for width in widths)
+        outer = tmp_path / "frames.html"
+        outer.write_text(frames + _LOOK.replace("PAGE", path.as_uri()))
+        flags = (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--no-first-run"),
+            *("--disable-background-networking", "--enable-logging=stderr", "--virtual-time-budget=10000"),
+            *(f"--window-size={max(widths) + 100},900", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"),
+        )
+        command = [chromium, *flags, outer.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        told = json.loads(html.unescape(done.stdout.partition("SEEN")[2].partition("NEES")[0]))
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return [Seen(**one, console=console) for one in told]
+
+    return open_page
+
+
+# Beyond the window may only lie what scrolls by itself, or is clipped by its picture.
+_LOOK = """
 <script>
-const frame = document.getElementById("f");
-frame.onload = () => setTimeout(() => {{
+function look(frame) {
   const page = frame.contentDocument, inner = frame.contentWindow.innerWidth;
   const wide = [...page.body.querySelectorAll("*")].filter(one => !one.closest(".scroll table, svg *, #hint")
     && one.getBoundingClientRect().right > inner + 0.5);
-  document.body.textContent = "SEEN" + JSON.stringify({{
+  return {
     width: page.documentElement.scrollWidth, window: inner,
     overflowing: wide.map(one => one.tagName + "." + one.className),
     requests: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name)
       .filter(name => !name.startsWith("data:")),
-  }}) + "NEES";
-}}, 200);
-frame.src = "{path.as_uri()}";
-</script>""")
-        flags = (
-            *("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--no-first-run"),
-            *("--disable-background-networking", "--enable-logging=stderr", "--virtual-time-budget=5000"),
-            *(f"--window-size={width + 100},900", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"),
-        )
-        done = subprocess.run(
-            [chromium, *flags, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        )
-        told = json.loads(done.stdout.partition("SEEN")[2].partition("NEES")[0])
-        return Seen(**told, console=[line for line in done.stderr.splitlines() if "CONSOLE" in line])
-
-    return open_page
+  };
+}
+const frames = [...document.querySelectorAll("iframe")];
+let missing = frames.length;
+for (const frame of frames) {
+  frame.onload = () => {
+    missing -= 1;
+    if (!missing) document.body.textContent = "SEEN" + JSON.stringify(frames.map(look)) + "NEES";
+  };
+  frame.src = "PAGE";
+}
+</script>
+"""

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tuner.precision import Dtype, PrecisionPlan
 from tuner.report.html.figure import colour, inline_svg, new_figure
+from tuner.report.html.histogram import histogram_svg
 from tuner.report.html.markup import EMPTY, Part, join, picture
 from tuner.run_record import RunRecord
 
@@ -95,26 +96,14 @@ def histograms(run: RunRecord) -> Part:
     else:
         chosen = sorted(known, key=lambda op: -_tail(held[op]["input"]))[:MOST_HISTOGRAMS]
         note = "Sensitivities were not measured: of the operators whose inputs have the longest tails."
-    pieces = [picture(_two_histograms(held[op], index), op) for index, op in enumerate(chosen)]
+    pieces = []
+    for op in chosen:
+        both = Markup('<div class="pair">{}{}</div>').format(
+            histogram_svg(held[op]["weights"], "weights", "muted"), histogram_svg(held[op]["input"], "input", "int8")
+        )
+        pieces.append(picture(both, op))
     legend = " Counts are on a logarithmic axis; what lies between the dashed lines has a code of its own."
     return Part(VALUES, Markup('<div class="grid">{}</div>').format(join(pieces)) if pieces else EMPTY, note + legend)
-
-
-def _two_histograms(values: Mapping[str, Any], index: int) -> Markup:
-    figure, first = new_figure(1.9, 4.4)
-    first.remove()
-    for place, (part, title, name) in enumerate((("weights", "weights", "muted"), ("input", "input", "int8"))):
-        axes = figure.add_subplot(1, 2, place + 1)
-        held = values[part]
-        edges = np.linspace(held["low"], max(held["high"], held["low"] + 1e-12), len(held["counts"]) + 1)
-        axes.stairs(np.maximum(held["counts"], 0.5), edges, fill=True, color=colour(name), baseline=0.5)
-        axes.set_yscale("log")
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.locator_params(axis="x", nbins=4)
-        for end in held.get("chosen", ()):
-            axes.axvline(end, color=colour("bad"), ls="--", lw=1.2)
-    return inline_svg(figure, f"values{index}", "histograms of weights and input")
 
 
 def _tail(held: Mapping[str, Any]) -> float:

@@ -43,6 +43,9 @@ figure{{margin:.5rem 0}}
 figure>svg{{display:block;width:100%;max-width:46rem;height:auto}}
 svg text{{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif!important}}
 .grid{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:.5rem}}
+.pair{{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}}
+.pair svg{{width:100%;height:auto;display:block}}
+svg .small{{font-size:10px;fill:var(--muted)}}
 .strip{{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:.35rem;margin:.5rem 0 1.1rem}}
 .strip svg{{width:100%;height:auto;display:block}}
 .strip figcaption{{font-size:.8rem;line-height:1.3}}
