@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": {"config", "data", "entry_point", "evaluation", "model"},
     "trial_runner": {"engine", "model", "study", "trial"},
     "run_record": {"cache", "config", "criterion", "evaluation", "study", "trial"},
-    "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization", "run_record"},
+    "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization"},
     "session": {"config", "data", "inputs", "model", "quantization", "run_record", "search"},
     "engine": {"cache", "config", "graph", "model", "precision", "quantization", "search", "trial"},
     "meter": {"cache", "config", "criterion", "data", "evaluation", "inputs", "model", "search", "trial"},
@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "finals": {"config", "criterion", "evaluation", "meter", "model", "precision", "search", "trial", "trial_runner"},
 }
 ALLOWED["foresight"].add("trial")
+ALLOWED["evidence"].add("run_record")
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
 for _room in set(ALLOWED) - _LOWEST:

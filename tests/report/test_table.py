@@ -66,7 +66,7 @@ def test_nothing_is_wider_than_80_columns_but_paths(result: Make) -> None:
         trials=(FailedTrial(number=0, proposal=result().best.proposal, cause="c/" * 70),),  # type: ignore[union-attr]
     )
     lines = text_of(tuning_table(run, Path(long))).splitlines()
-    assert [line.split()[0] for line in lines if len(line) > 80] == ["graph", "report"]
+    assert [line.split()[0] for line in lines if len(line) > 80] == ["graph", "result", "report"]
     assert any(line.endswith(f"  {long}") for line in lines)
     assert any("4  for 4 more reasons, see result.json" in line for line in lines)
 

@@ -25,7 +25,7 @@ class _Tags(HTMLParser):
 
 
 def sections(page: str) -> dict[str, str]:
-    return dict(re.findall(r"<section><h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
+    return dict(re.findall(r"<section class=.*?><h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
 
 
 def test_two_hundred_trials_fit_in_five_megabytes_and_fetch_nothing(made_run: Make) -> None:

@@ -38,15 +38,14 @@ def by_category(run: RunRecord) -> Part:
             label="best graph" if index == 0 else None,
         )  # fmt: skip
         hints[f"category{index}"] = f"{name}: {old:.4f} to {new:.4f}, {new - old:+.4f}"
-    axes.set_yticks(range(len(shown)), [name[:28] for name, *_ in reversed(shown)], fontsize=9)
+    axes.set_yticks(range(len(shown)), [name[:24] for name, *_ in reversed(shown)], fontsize=9)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlabel("average precision, IoU 0.50 to 0.95")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -1.0 / (0.6 + 0.26 * len(shown))), ncols=2, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.1 + 0.26 * len(shown))), ncols=2, fontsize=9)
     svg = inline_svg(figure, "categories", CATEGORIES, hints)
     of_all = f"The {len(shown)} of {len(rows)} categories that lost most." if len(rows) > len(shown) else ""
-    return Part(
-        CATEGORIES, picture(svg, f"{of_all} Worst first. A category of few objects moves far by chance.".strip())
-    )
+    caption = f"{of_all} Worst first, with the number of objects; few objects move far by chance.".strip()
+    return Part(CATEGORIES, picture(svg, caption), wide=False)
 
 
 def by_size(run: RunRecord) -> Part:
@@ -63,7 +62,9 @@ def by_size(run: RunRecord) -> Part:
     sized = [row for row in rows if row[0].endswith(("_small", "_medium", "_large"))]
     sized.sort(key=lambda row: after[row[0]] - baseline.metrics[row[0]])
     rows = [*sized, *(row for row in rows if row not in sized)]
-    return Part(SIZES, table(["figure", "float", "best graph", "change"], rows, texts=["figure"]) if rows else EMPTY)
+    return Part(
+        SIZES, table(["figure", "float", "best graph", "change"], rows, texts=["figure"]) if rows else EMPTY, wide=False
+    )
 
 
 def category_precisions(records: MatchRecords) -> list[float]:

@@ -10,17 +10,25 @@ EMPTY = Markup("")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the report under its title. body: None where the run has nothing to show; note: then why."""
+    """A part of the report under its title.
+
+    body: None where the run has nothing to show; note: then why. wide: whether it takes the whole width of a large
+    screen, or half of it.
+    """
 
     title: str
     body: Markup | None
     note: str = ""
+    wide: bool = True
 
     @property
     def html(self) -> Markup:
         """The part in the page."""
         note = Markup('<p class="note">{}</p>').format(self.note) if self.note else EMPTY
-        return Markup("<section><h2>{}</h2>{}{}</section>\n").format(self.title, note, self.body or EMPTY)
+        kind = "wide" if self.wide else "half"
+        return Markup('<section class="{}"><h2>{}</h2>{}{}</section>\n').format(
+            kind, self.title, note, self.body or EMPTY
+        )
 
 
 def join(pieces: Iterable[Markup]) -> Markup:

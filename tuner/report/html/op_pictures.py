@@ -17,7 +17,7 @@ from tuner.run_record import RunRecord
 SENSITIVITY, TIMES, VALUES = "Sensitivity of each operator", "Time by operator type", "Values and chosen ranges"
 MOST_OPS, MOST_TYPES, MOST_HISTOGRAMS = 40, 14, 6
 COLOUR_OF = {Dtype.INT8: "int8", Dtype.BF16: "bf16", Dtype.FP32: "float"}
-_LONGEST_NAME = 34
+_LONGEST_NAME = 30
 
 
 def sensitivity(run: RunRecord) -> Part:
@@ -41,12 +41,11 @@ def sensitivity(run: RunRecord) -> Part:
     axes.set_yticks(range(len(shown)), [_shortened(op) for op, _ in shown], fontsize=8)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("how much more wrong the results are with it in int8 (squared error over squared result)")
-    axes.xaxis.label.set_fontsize(9)
+    axes.set_xlabel("squared error over squared result")
     axes.legend(loc="lower right", fontsize=9)
     of_all = f"The {len(shown)} most sensitive of {len(ranked)}. " if len(ranked) > len(shown) else ""
-    caption = f"{of_all}Foreseen on a few images, before any plan was tried."
-    return Part(SENSITIVITY, picture(inline_svg(figure, "sensitivity", SENSITIVITY, hints), caption))
+    caption = f"{of_all}How much more wrong the results get with it in int8, foreseen on a few images."
+    return Part(SENSITIVITY, picture(inline_svg(figure, "sensitivity", SENSITIVITY, hints), caption), wide=False)
 
 
 def op_times(run: RunRecord) -> Part:
@@ -81,7 +80,7 @@ def op_times(run: RunRecord) -> Part:
     axes.legend(loc="lower right", fontsize=9)
     of_all = f"all nodes: {sum(before.values()) / 1000:.1f} ms and {sum(after.values()) / 1000:.1f} ms"
     caption = f"A few traced runs of each; tracing adds time, and nodes may run side by side ({of_all})."
-    return Part(TIMES, picture(inline_svg(figure, "types", TIMES, hints), caption))
+    return Part(TIMES, picture(inline_svg(figure, "types", TIMES, hints), caption), wide=False)
 
 
 def histograms(run: RunRecord) -> Part:

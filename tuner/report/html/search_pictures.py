@@ -20,7 +20,7 @@ def trade_off(run: RunRecord, judged: Sequence[Judged]) -> Part:
     if baseline is None or not measured:
         return Part(TRADE_OFF, None, "No plan was measured in full.")
     criterion = run.config.tuning.accuracy_criterion
-    figure, axes = new_figure(3.9)
+    figure, axes = new_figure(3.7)
     hints = {"float": f"float model: {baseline.latency_ms:.1f} ms"}
     axes.plot(
         baseline.latency_ms, 0, "D", color=colour("float"), ms=8, gid="float", label="float model", linestyle="none"
@@ -54,7 +54,7 @@ def trade_off(run: RunRecord, judged: Sequence[Judged]) -> Part:
     axes.set_xlabel("latency, ms")
     axes.set_xlim(left=0)
     _loss_axis(axes, run, [*lost.values(), *(bound for one in measured for bound in one.interval or ())])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=9)
     left_out = len(judged) - len(measured)
     said = f"; {left_out} plans were rejected early or failed, and have no latency" if left_out else ""
     svg = inline_svg(figure, "tradeoff", f"{TRADE_OFF} of {len(measured)} plans", hints)
@@ -65,6 +65,7 @@ def trade_off(run: RunRecord, judged: Sequence[Judged]) -> Part:
             "Left is faster, lower is better. Lines through a plan: between which bounds its loss would lie on 95 of "
             f"100 other sets of images, where the plan's matches were kept. Latencies are those of the trials{said}.",
         ),
+        wide=False,
     )
 
 
@@ -96,7 +97,7 @@ def search_path(run: RunRecord, judged: Sequence[Judged]) -> Part:
     axes.set_xlim(left=0)
     _loss_axis(axes, run, [lost for _, lost in known])
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=3, fontsize=9)
-    return Part(PATH, picture(inline_svg(figure, "path", f"{PATH}, {len(known)} trials", hints)))
+    return Part(PATH, picture(inline_svg(figure, "path", f"{PATH}, {len(known)} trials", hints)), wide=False)
 
 
 def _marker(one: Judged) -> str:
@@ -128,8 +129,12 @@ def _loss_axis(axes: Axes, run: RunRecord, losses: Sequence[float]) -> None:
     criterion = run.config.tuning.accuracy_criterion
     # Near the limit even, beyond by powers of ten: one plan that loses all must not flatten the others.
     linear = max(2 * criterion.limit, 1e-3)
-    if max(losses, default=0.0) > 5 * linear:
+    low, high = min([0.0, *losses]), max([criterion.limit, *losses])
+    if high > 10 * linear:
         axes.set_yscale("symlog", linthresh=linear, linscale=2)
+        axes.set_ylim(low - 0.3 * max(linear, -low), high * 1.5)
+    else:
+        axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     axes.set_ylabel("relative loss" if criterion.kind == "relative" else "loss")
     if criterion.kind == "relative":
         percent_axis(axes.yaxis)

@@ -40,7 +40,7 @@ p{{margin:.4rem 0}}
 code,pre{{font:.85rem/1.45 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere;white-space:pre-wrap}}
 pre{{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.7rem;margin:.4rem 0}}
 figure{{margin:.5rem 0}}
-figure>svg{{display:block;width:100%;max-width:46rem;height:auto}}
+figure>svg{{display:block;width:100%;max-width:36rem;height:auto}}
 svg text{{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif!important}}
 .grid{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:.5rem}}
 .pair{{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}}
@@ -51,6 +51,7 @@ svg .small{{font-size:10px;fill:var(--muted)}}
 .strip figcaption{{font-size:.8rem;line-height:1.3}}
 .strip figure{{margin:0}}
 .strip .name{{grid-column:1/-1;font-size:.9rem}}
+.boxes{{--float:#f2a65a;--int8:#7db1f5;--good:#6fd08c}}
 .boxes rect{{fill:none;stroke-width:2.5;vector-effect:non-scaling-stroke}}
 .boxes text{{font-size:11px;paint-order:stroke;stroke:#000;stroke-width:2.5px;fill:#fff}}
 .scroll{{overflow-x:auto}}
@@ -62,6 +63,8 @@ td.figure,th.figure{{text-align:right;white-space:nowrap;font-variant-numeric:ta
 [data-hint]{{cursor:help}}
 #hint{{position:fixed;z-index:1;max-width:18rem;padding:.35rem .55rem;border-radius:.35rem;background:var(--ink);
 color:var(--paper);font-size:.85rem;pointer-events:none}}
+@media screen and (min-width:60rem){{main{{display:grid;grid-template-columns:1fr 1fr;gap:0 2.5rem}}
+section{{min-width:0}}section.wide{{grid-column:1/-1}}}}
 @media(max-width:34rem){{.facts th{{width:7.5rem}}}}
 @media print{{body{{max-width:none;padding:0}}figure,.card,tr,.strip{{break-inside:avoid}}h2{{break-after:avoid}}
 .scroll{{overflow:visible}}a{{color:inherit}}}}
