@@ -33,18 +33,21 @@ ALLOWED: dict[str, set[str]] = {
     "criterion": {"config", "trial"},
     "study": {"precision", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
-    "report": {"config", "criterion", "precision", "trial"},
+    "report": {"config", "criterion", "evaluation", "precision", "run_record", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
     "untuned": {"config", "data", "engine", "graph", "inputs", "model", "precision", "quantization", "trial"},
     "inputs": {"config", "data", "entry_point", "evaluation", "model"},
     "trial_runner": {"engine", "model", "study", "trial"},
-    "session": {"config", "inputs", "model", "quantization", "search"},
+    "run_record": {"cache", "config", "criterion", "evaluation", "study", "trial"},
+    "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization"},
+    "session": {"config", "data", "inputs", "model", "quantization", "run_record", "search"},
     "engine": {"cache", "config", "graph", "model", "precision", "quantization", "search", "trial"},
     "meter": {"cache", "config", "criterion", "data", "evaluation", "inputs", "model", "search", "trial"},
     "foresight": {"cache", "config", "criterion", "engine", "meter", "model", "precision", "quantization", "search"},
     "finals": {"config", "criterion", "evaluation", "meter", "model", "precision", "search", "trial", "trial_runner"},
 }
 ALLOWED["foresight"].add("trial")
+ALLOWED["evidence"].add("run_record")
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
 for _room in set(ALLOWED) - _LOWEST:
@@ -68,6 +71,9 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tensorflow": _TENSORFLOW_ROOMS,
     "keras": _TENSORFLOW_ROOMS,
     **dict.fromkeys(("onnx", "tf2onnx"), ("export/onnx_model.py",)),
+    "matplotlib": ("report/html/",),
+    "markupsafe": ("report/html/",),
+    "PIL": ("evidence/changed_images.py",),
     # Files that run code when they are read have no door at all.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }

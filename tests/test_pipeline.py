@@ -220,7 +220,9 @@ def test_a_run_that_is_accepted(make_job: MakeJob, files: Path) -> None:
         "evaluate",
         "accepted",
     }
-    assert {entry.name for entry in job.workspace.iterdir()} >= {"study.db", "ranges", "result.json", "plan.yaml"}
+    assert {entry.name for entry in job.workspace.iterdir()} >= {
+        *("study.db", "ranges", "result.json", "plan.yaml", "run.json", "report.html", "changed", "times", "values")
+    }
 
 
 def test_a_saved_model_has_the_same_graph(make_job: MakeJob, tmp_path: Path) -> None:
@@ -648,7 +650,7 @@ def test_every_stage_is_told_in_order(make_job: MakeJob) -> None:
     result: TuningResult = tune(make_job(relative=0.055, eval_func=Accuracy()), Listening())
     assert titles == [
         *("load", "calibrate", "baseline", "trial 1", "timing", "sensitivity", "trial 2"),
-        *("export", "compare"),
+        *("export", "compare", "report"),
     ]
     assert result.seconds.total > 0
 

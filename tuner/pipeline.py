@@ -1,8 +1,9 @@
 """The order of the stages, and nothing else: load, calibrate, measure, search, export, report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tuner.cache import Cache
@@ -11,6 +12,7 @@ from tuner.criterion import judge, least_loss, outcome, pareto_front, passing_tr
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
 from tuner.evaluation.evaluator import EvalFunction
+from tuner.evidence.keep import keep_evidence
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_final, untried_proposals
@@ -21,6 +23,7 @@ from tuner.model.detection_model import DetectionModel
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
+from tuner.report.html.page import write_report
 from tuner.report.notes import describe_endpoints, describe_measurement, describe_trial
 from tuner.report.result import (
     CriterionFacts,
@@ -31,9 +34,10 @@ from tuner.report.result import (
     result_json,
     still_in_float,
 )
+from tuner.run_record import RunRecord, read_run, write_run
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
-from tuner.session import environment, hash_images, identity, storage_url
+from tuner.session import environment, hash_images, identity, run_facts, storage_url
 from tuner.study import open_study
 from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
@@ -65,7 +69,7 @@ class TuningJob:
 
 
 def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
-    """Find the fastest graph that meets the criterion; write it, its plan and `result.json`.
+    """Find the fastest graph that meets the criterion; write it, its plan, `result.json` and `report.html`.
 
     Raises TunerError for what the user can mend. On Ctrl-C the best graph so far is written and the result says so;
     KeyboardInterrupt goes on where there is none yet.
@@ -105,6 +109,18 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     with clock.stage("baseline") as stage:
         surroundings = environment(config, features)
         meter = Meter(config, inputs, images[0], cache, clock.progress, environment=surroundings)
+        write_run(
+            job.workspace,
+            run_facts(
+                config,
+                inputs,
+                run_identity,
+                (job.input_model, job.output_model),
+                storage=storage_url(job.workspace, job.storage),
+                float_ops={**ops.refused, **unprofitable},
+                keys={"matches": meter.records_key, "foresight": [prepared.sha256, images_sha256]},
+            ),
+        )
         baseline = meter.measure_baseline(model, study.baseline)
         study.record_baseline(baseline)
         stage.note(describe_measurement(baseline))
@@ -132,8 +148,9 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     final = None
     if best is not None:
         models = [model, optimized.model] if optimized.done else [model]
-        tried = leading or [best]
-        final = _hand_over(job, runner, meter, space, models, leading=tried, compare=reason != STOPPED, clock=clock)
+        final = _hand_over(
+            job, runner, meter, space, models, leading=leading or [best], compare=reason != STOPPED, clock=clock
+        )
         reason = STOPPED if final is None else "; ".join(filter(None, (reason, final.note)))
     if final is not None:
         baseline, best = final.baseline, final.best
@@ -160,7 +177,20 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         loss_interval=None if interval is None else (interval.low, interval.high),
         confirmation=None if best is None else meter.confirmations.get(best.graph_sha256),
     )
-    write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
+    _report(
+        job,
+        result,
+        None if final is None else final.graph,
+        clock,
+        partial(
+            keep_evidence,
+            float_model=model,
+            prepared=prepared,
+            ranges=ranges,
+            dataset=inputs.evaluation,
+            image=meter.image,
+        ),
+    )
     return result
 
 
@@ -226,6 +256,21 @@ def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock:
         pinned = pinned_yaml(job.config, asked.plan, asked.calibration_images, asked.corrections)
         write_text(job.workspace / "plan.yaml", pinned)
         stage.note(str(job.output_model))
+
+
+def _report(
+    job: TuningJob,
+    result: TuningResult,
+    graph: DetectionModel | None,
+    clock: Clock,
+    keep: Callable[[DetectionModel, RunRecord], None],
+) -> None:
+    """Write result.json and the report. graph: the best one, None after Ctrl-C. keep: what is shown of it besides."""
+    write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
+    with clock.stage("report") as stage:
+        if graph is not None:
+            keep(graph, read_run(job.workspace))
+        stage.note(str(write_report(job.workspace)))
 
 
 def _seconds(clock: Clock, runner: TrialRunner) -> StageSeconds:

@@ -45,7 +45,8 @@ def test_tuning_table(result: Make) -> None:
         "mAP": ["0.5000", "0.4980", "-0.0020"],
         "AR_large": ["0.6100", "0.6080", "-0.0020"],
         "graph": ["out/int8.pb"],
-        "report": ["work/result.json"],
+        "result": ["work/result.json"],
+        "report": ["work/report.html"],
         "left in float:": ["2", "its weights are not a constant"],
         "failed:": ["1", "conv b: no kernel"],
         "rewritten": ["with that alone, the float model takes 6.0 ms"],
@@ -65,7 +66,7 @@ def test_nothing_is_wider_than_80_columns_but_paths(result: Make) -> None:
         trials=(FailedTrial(number=0, proposal=result().best.proposal, cause="c/" * 70),),  # type: ignore[union-attr]
     )
     lines = text_of(tuning_table(run, Path(long))).splitlines()
-    assert [line.split()[0] for line in lines if len(line) > 80] == ["graph", "report"]
+    assert [line.split()[0] for line in lines if len(line) > 80] == ["graph", "result", "report"]
     assert any(line.endswith(f"  {long}") for line in lines)
     assert any("4  for 4 more reasons, see result.json" in line for line in lines)
 

@@ -32,7 +32,8 @@ def tuning_table(result: TuningResult, workspace: Path) -> Group:
         *_reasons("left in float:", result.refused.values()),
         *_reasons("failed:", (trial.cause for trial in result.trials if isinstance(trial, FailedTrial))),
         *([_path("graph", result.output_model)] if result.best is not None else []),
-        _path("report", workspace / "result.json"),
+        _path("result", workspace / "result.json"),
+        _path("report", workspace / "report.html"),
     )
 
 
