@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "finals": {"config", "criterion", "evaluation", "meter", "model", "precision", "search", "trial", "trial_runner"},
 }
 ALLOWED["foresight"].add("trial")
+ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
 for _room in set(ALLOWED) - _LOWEST:
@@ -53,7 +54,7 @@ ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
     *("config", "data", "download", "export", "graph", "inputs", "measure", "model", "pipeline", "precision"),
-    *("progress", "report", "summary", "untuned"),
+    *("comparison", "progress", "report", "summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
