@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -98,6 +98,7 @@ class Foreseer:
         except (QuantizationError, ModelError) as error:
             _log.warning("what int8 saves is not known: %s", error)
             return {}
+        self.cache.write_json("costs", self._dependencies, {op: asdict(of_op) for op, of_op in costs.items()})
         return {
             op: min(costs[op].bf16_us if way == BF16 else costs[op].fp32_us for way in ways) - costs[op].int8_us
             for op, ways in self.space.ways_out().items()

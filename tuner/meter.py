@@ -198,9 +198,20 @@ class Meter:
             return measured
         return replace(measured, memory_bytes=measure_footprint(graph, self.image, *latency_threads(self._config)))
 
-    def _dependencies(self, graph_sha256: str) -> list[str]:
+    @property
+    def records_key(self) -> list[str]:
+        """The kind of the cache that match records are in, then what they are kept under after a graph's hash."""
         tuning = self._config.tuning
-        return [graph_sha256, self._identity, f"{tuning.confirm:g}", str(tuning.random_seed), *self._environment]
+        return [
+            _CACHED_AS[iou_types(self._config)[0]],
+            self._identity,
+            f"{tuning.confirm:g}",
+            str(tuning.random_seed),
+            *self._environment,
+        ]
+
+    def _dependencies(self, graph_sha256: str) -> list[str]:
+        return [graph_sha256, *self.records_key[1:]]
 
 
 def _split(

@@ -31,9 +31,10 @@ from tuner.report.result import (
     result_json,
     still_in_float,
 )
+from tuner.run_record import write_run
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
-from tuner.session import environment, hash_images, identity, storage_url
+from tuner.session import environment, hash_images, identity, run_facts, storage_url
 from tuner.study import open_study
 from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
@@ -105,6 +106,18 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     with clock.stage("baseline") as stage:
         surroundings = environment(config, features)
         meter = Meter(config, inputs, images[0], cache, clock.progress, environment=surroundings)
+        write_run(
+            job.workspace,
+            run_facts(
+                config,
+                inputs,
+                run_identity,
+                (job.input_model, job.output_model),
+                storage=storage_url(job.workspace, job.storage),
+                float_ops={**ops.refused, **unprofitable},
+                keys={"matches": meter.records_key, "foresight": [prepared.sha256, images_sha256]},
+            ),
+        )
         baseline = meter.measure_baseline(model, study.baseline)
         study.record_baseline(baseline)
         stage.note(describe_measurement(baseline))
@@ -132,8 +145,9 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     final = None
     if best is not None:
         models = [model, optimized.model] if optimized.done else [model]
-        tried = leading or [best]
-        final = _hand_over(job, runner, meter, space, models, leading=tried, compare=reason != STOPPED, clock=clock)
+        final = _hand_over(
+            job, runner, meter, space, models, leading=leading or [best], compare=reason != STOPPED, clock=clock
+        )
         reason = STOPPED if final is None else "; ".join(filter(None, (reason, final.note)))
     if final is not None:
         baseline, best = final.baseline, final.best

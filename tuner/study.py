@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +99,38 @@ class Study:
         self._study.tell(running, trial.measurement.latency_ms)
 
 
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a storage has of its latest run, to be read only.
+
+    ended_s: trial number -> seconds of search until it ended, pauses between sessions left out.
+    """
+
+    identity: Mapping[str, str]
+    baseline: Measurement | None
+    trials: Sequence[Trial]
+    ended_s: Mapping[int, float]
+
+
+def read_study(storage: str) -> StudyRecord | None:
+    """The latest study on a storage, None where there is none. Raises TunerError when the storage cannot be read."""
+    _hush_optuna()
+    try:
+        backend = optuna.storages.RDBStorage(storage)
+        numbers = _numbers(backend)
+        if not numbers:
+            return None
+        study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
+        spent_s, ended_s = 0.0, {}
+        for trial in study.get_trials(deepcopy=False):
+            spent_s += trial.duration.total_seconds() if trial.duration is not None else 0.0
+            ended_s[trial.number] = spent_s
+        record = Study(study, spent_s)
+        return StudyRecord(study.user_attrs.get("identity", {}), record.baseline, record.trials, ended_s)
+    except (*_STORAGE_ERRORS, KeyError, TypeError, ValueError) as error:
+        raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
+
+
 def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) -> Study:
     """Open a new study on a storage or, with `resume`, the latest one that it has.
 
@@ -106,16 +138,10 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     comparable (model, data, engine), by name. Raises ConfigError when the study to resume has another identity, and
     TunerError when the storage cannot be opened.
     """
-    # Optuna prints to stderr by itself; what it says goes through logging like everything else.
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
+    _hush_optuna()
     try:
         backend = optuna.storages.RDBStorage(storage)
-        numbers = sorted(
-            int(match[1])
-            for name in optuna.study.get_all_study_names(backend)
-            if (match := _STUDY_NAME.fullmatch(name))
-        )
+        numbers = _numbers(backend)
         if resume and numbers:
             study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
@@ -127,6 +153,18 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
         raise TunerError(f"{storage}: cannot be used as storage: {_first_line(error)}") from error
     durations = [trial.duration for trial in study.get_trials(deepcopy=False)]
     return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
+
+
+def _hush_optuna() -> None:
+    # Optuna prints to stderr by itself; what it says goes through logging like everything else.
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+
+
+def _numbers(backend: optuna.storages.RDBStorage) -> list[int]:
+    """Of the studies on a storage, rising."""
+    names = optuna.study.get_all_study_names(backend)
+    return sorted(int(match[1]) for name in names if (match := _STUDY_NAME.fullmatch(name)))
 
 
 def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
