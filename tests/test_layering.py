@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"config", "precision", "trial"},
     "evaluation": {"data", "detections", "masks", "model", "trial"},
     "criterion": {"config", "trial"},
-    "study": {"precision", "trial", "search"},
+    "terms": {"config", "criterion", "precision", "trial"},
+    "study": {"precision", "terms", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "precision", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
@@ -46,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "finals": {"config", "criterion", "evaluation", "meter", "model", "precision", "search", "trial", "trial_runner"},
 }
 ALLOWED["foresight"].add("trial")
+ALLOWED["dashboard"] = {"run_record", "study"}
 ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
@@ -55,7 +57,7 @@ ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
     *("config", "data", "download", "export", "graph", "inputs", "measure", "model", "pipeline", "precision"),
-    *("comparison", "progress", "report", "summary", "untuned"),
+    *("comparison", "dashboard", "progress", "report", "summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
@@ -65,6 +67,7 @@ _TENSORFLOW_ROOMS = ("model/", "data/", "graph/", "quantization/", "export/")
 DOORS: dict[str, tuple[str, ...]] = {
     "neural_compressor": ("quantization/inc_adapter.py",),
     "optuna": ("search/", "search.py", "study/", "study.py"),
+    "optuna_dashboard": ("dashboard.py",),
     "pycocotools": ("evaluation/coco_map.py", "masks.py"),
     "faster_coco_eval": ("evaluation/coco_map.py",),
     "tensorflow": _TENSORFLOW_ROOMS,
