@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "finals": {"config", "criterion", "evaluation", "meter", "model", "precision", "search", "trial", "trial_runner"},
 }
 ALLOWED["foresight"].add("trial")
+ALLOWED["explanation"] = {"config", "criterion", "precision", "run_record", "trial"}
 ALLOWED["dashboard"] = {"run_record", "study"}
 ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
@@ -57,7 +58,7 @@ ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
     *("config", "data", "download", "export", "graph", "inputs", "measure", "model", "pipeline", "precision"),
-    *("comparison", "dashboard", "progress", "report", "summary", "untuned"),
+    *("comparison", "dashboard", "explanation", "progress", "report", "run_record", "summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
