@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"config", "precision", "trial"},
     "evaluation": {"data", "detections", "masks", "model", "trial"},
     "criterion": {"config", "trial"},
-    "study": {"precision", "trial", "search"},
+    "terms": {"config", "criterion", "precision", "trial"},
+    "study": {"precision", "terms", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "evaluation", "precision", "run_record", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
@@ -48,6 +49,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["foresight"].add("trial")
 ALLOWED["evidence"].add("run_record")
+ALLOWED["explanation"] = {"config", "criterion", "precision", "run_record", "trial"}
+ALLOWED["dashboard"] = {"run_record", "study"}
+ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
 for _room in set(ALLOWED) - _LOWEST:
@@ -56,7 +60,7 @@ ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
     *("config", "data", "download", "export", "graph", "inputs", "measure", "model", "pipeline", "precision"),
-    *("progress", "report", "summary", "untuned"),
+    *("comparison", "dashboard", "explanation", "progress", "report", "run_record", "summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
@@ -66,6 +70,7 @@ _TENSORFLOW_ROOMS = ("model/", "data/", "graph/", "quantization/", "export/")
 DOORS: dict[str, tuple[str, ...]] = {
     "neural_compressor": ("quantization/inc_adapter.py",),
     "optuna": ("search/", "search.py", "study/", "study.py"),
+    "optuna_dashboard": ("dashboard.py",),
     "pycocotools": ("evaluation/coco_map.py", "masks.py"),
     "faster_coco_eval": ("evaluation/coco_map.py",),
     "tensorflow": _TENSORFLOW_ROOMS,

@@ -6,8 +6,9 @@ import optuna
 import pytest
 
 from tuner.errors import ConfigError, TunerError
-from tuner.precision import FP32, INT8, Correction, Dtype, Granularity, OpPrecision, PrecisionPlan
-from tuner.study import Study, open_study
+from tuner.precision import BF16, FP32, INT8, Correction, Dtype, Granularity, OpPrecision, PrecisionPlan
+from tuner.study import Study, open_storage, open_study
+from tuner.terms import CHOICES
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection
 
 IDENTITY = {"model": "abc", "evaluation set": "def"}
@@ -149,3 +150,108 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 def test_optuna_says_nothing_by_itself(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     complete(open_study(url, IDENTITY, resume=False))
     assert capfd.readouterr() == ("", "")
+
+
+def trials_as_plots_see_them(url: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="tuner-1", storage=url).get_trials()
+
+
+def test_trials_are_told_in_terms_of_plots(url: str) -> None:
+    study = open_study(url, {**IDENTITY, "criterion": "relative 0.01"}, resume=False)
+    study.record_baseline(MEASUREMENT)
+    complete(study)
+    lossy = replace(MEASUREMENT, accuracy=0.2)
+    study.record(CompletedTrial(study.start(PROPOSAL), PROPOSAL, PLAN, "123abc", lossy, 0.125))
+    rejection = Rejection(images=100, look=1, loss=0.5, lower_bound=1 / 3, alpha_spent=0.001)
+    bf16 = Proposal(PrecisionPlan({"a": BF16, "b": BF16, "c": FP32}), 10, idea="bf16")
+    study.record(RejectedTrial(study.start(bf16), bf16, PLAN, "456def", rejection, 0.5))
+    study.record(FailedTrial(study.start(PROPOSAL), PROPOSAL, "no"))
+
+    first, second, rejected, failed = trials_as_plots_see_them(url)
+    assert first.params == {
+        "int8_share": 2 / 3,
+        "bf16_share": 0,
+        "calibration_images": 50,
+        "range_algorithm": "minmax",
+        "weight_granularity": "mixed",
+        "corrections": "bias_correction",
+    }
+    assert first.values == [1.5, 0.25]
+    told = {"idea", "verdict", "loss", "accuracy", "latency_ms", "size_bytes", "images", "ops_int8", "ops_fp32"}
+    assert {name: first.user_attrs[name] for name in told} == {
+        "idea": "a sample",
+        "verdict": "meets the criterion",
+        "loss": 0,
+        "accuracy": 0.25,
+        "latency_ms": 1.5,
+        "size_bytes": 1000,
+        "images": 4,
+        "ops_int8": 1,
+        "ops_fp32": 2,
+    }
+    assert (second.user_attrs["verdict"], second.user_attrs["loss"]) == ("loses too much", pytest.approx(0.2))
+    assert rejected.params == {
+        "int8_share": 0,
+        "bf16_share": 2 / 3,
+        "calibration_images": 10,
+        "range_algorithm": "none",
+        "weight_granularity": "none",
+        "corrections": "none",
+    }
+    assert (rejected.user_attrs["verdict"], rejected.user_attrs["loss"]) == ("rejected early", 0.5)
+    assert failed.user_attrs["verdict"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "better"), [("absolute 0.1", "MAXIMIZE"), ("absolute 0.1, lower is better", "MINIMIZE")]
+)
+def test_what_is_better_is_told(url: str, criterion: str, better: str) -> None:
+    study = open_study(url, {**IDENTITY, "criterion": criterion}, resume=False)
+    study.record_baseline(replace(MEASUREMENT, accuracy=0.2))
+    complete(study)
+    loaded = optuna.load_study(study_name="tuner-1", storage=url)
+    assert [direction.name for direction in loaded.directions] == ["MINIMIZE", better]
+    assert loaded.metric_names == ["latency_ms", "accuracy"]
+    (trial,) = loaded.get_trials()
+    assert trial.user_attrs["loss"] == pytest.approx(-0.05 if better == "MAXIMIZE" else 0.05)
+
+
+def test_a_study_of_before_goes_on(url: str) -> None:
+    """One objective, no parameters, and no attributes but the record itself."""
+    old = optuna.create_study(study_name="tuner-1", storage=url, direction="minimize")
+    old.set_user_attr("identity", IDENTITY)
+    old.set_user_attr("baseline", MEASUREMENT.to_json())
+    kept = CompletedTrial(0, PROPOSAL, PLAN, "123abc", MEASUREMENT, 0.5)
+    trial = old.ask()
+    trial.set_user_attr("proposal", PROPOSAL.to_json())
+    trial.set_user_attr("applied", PLAN.to_json())
+    trial.set_user_attr("graph_sha256", kept.graph_sha256)
+    trial.set_user_attr("quantize_s", kept.quantize_s)
+    trial.set_user_attr("measurement", MEASUREMENT.to_json())
+    old.tell(trial, MEASUREMENT.latency_ms)
+
+    study = reopen(url)
+    assert (study.baseline, study.trials) == (MEASUREMENT, [kept])
+    added = complete(study)
+    assert reopen(url).trials == [kept, added]
+    assert trials_as_plots_see_them(url)[1].values == [1.5]
+
+
+def test_choices_stay_what_they_are() -> None:
+    """Optuna refuses other choices of a name in the same study: one that is added needs another name."""
+    assert dict(CHOICES) == {
+        "range_algorithm": ("none", "minmax", "mean", "percentile", "kl", "mse", "mixed"),
+        "weight_granularity": ("none", "per_tensor", "per_channel", "mixed"),
+        "corrections": (
+            *("none", "cross_layer_equalization", "outlier_channel_splitting", "weight_rounding", "bias_correction"),
+            "mixed",
+        ),
+    }
+
+
+def test_a_storage_without_a_run_is_nothing_to_show(url: str) -> None:
+    optuna.create_study(study_name="somebody's", storage=url)
+    with pytest.raises(ConfigError, match="holds no run of tune"):
+        open_storage(url)
+    complete(open_study(url, IDENTITY, resume=False))
+    assert len(open_storage(url).get_all_studies()) == 2

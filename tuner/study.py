@@ -2,23 +2,34 @@
 
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tuner.errors import ConfigError, TunerError
 from tuner.precision import PrecisionPlan
+from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial, lower_is_better
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
 
 _STUDY_NAME = re.compile(r"tuner-(\d+)")
 # What a finished trial has one of; without, it was cut off.
 _ENDINGS = {"cause", "measurement", "rejection"}
+# Each proposal in terms that plots understand. Optuna wants the choices of a name to be the same in all of a study.
+_DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
+    "int8_share": FloatDistribution(0, 1),
+    "bf16_share": FloatDistribution(0, 1),
+    "calibration_images": IntDistribution(1, MOST_IMAGES, log=True),
+    **{name: CategoricalDistribution(choices) for name, choices in CHOICES.items()},
+}
 _STORAGE_ERRORS = (ArgumentError, SQLAlchemyError, StorageInternalError, DuplicatedStudyError, ImportError)
 
 
@@ -75,7 +86,8 @@ class Study:
         """Begin a trial; returns its number."""
         if self._first_start is None:
             self._first_start = time.monotonic()
-        trial = self._study.ask()
+        self._study.sampler = _AsProposed(describe_proposal(proposal))
+        trial = self._study.ask(dict(_DISTRIBUTIONS))
         trial.set_user_attr("proposal", proposal.to_json())
         self._running[trial.number] = trial
         return int(trial.number)
@@ -84,6 +96,8 @@ class Study:
     def record(self, trial: Trial) -> None:
         """Finish a trial that was begun in this session."""
         running = self._running.pop(trial.number)
+        for name, value in describe_trial(trial, self.baseline, self._study.user_attrs.get("identity", {})).items():
+            running.set_user_attr(name, value)
         if isinstance(trial, FailedTrial):
             running.set_user_attr("cause", trial.cause)
             self._study.tell(running, state=TrialState.FAIL)
@@ -96,7 +110,25 @@ class Study:
             self._study.tell(running, state=TrialState.PRUNED)
             return
         running.set_user_attr("measurement", trial.measurement.to_json())
-        self._study.tell(running, trial.measurement.latency_ms)
+        values = (trial.measurement.latency_ms, trial.measurement.accuracy)
+        # Studies had one objective once; nothing but plots reads either.
+        self._study.tell(running, values[: len(self._study.directions)])
+
+
+class _AsProposed(optuna.samplers.BaseSampler):
+    """Gives a trial the parameters that describe its proposal: what is tried was decided elsewhere."""
+
+    def __init__(self, parameters: Mapping[str, float | int | str]) -> None:
+        self._parameters = parameters
+
+    def infer_relative_search_space(self, *_: object) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(self, *_: object) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: object, trial: object, name: str, distribution: object) -> float | int | str:
+        return self._parameters[name]
 
 
 @dataclass(frozen=True)
@@ -147,12 +179,28 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
         else:
             name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
-            study = optuna.create_study(study_name=name, storage=backend, direction="minimize")
+            better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
+            study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names(["latency_ms", "accuracy"])
             study.set_user_attr("identity", dict(identity))
     except _STORAGE_ERRORS as error:
         raise TunerError(f"{storage}: cannot be used as storage: {_first_line(error)}") from error
     durations = [trial.duration for trial in study.get_trials(deepcopy=False)]
     return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
+
+
+def open_storage(storage: str) -> optuna.storages.BaseStorage:
+    """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none."""
+    _hush_optuna()
+    try:
+        backend = optuna.storages.RDBStorage(storage)
+        if _numbers(backend):
+            return backend
+    except _STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
+    raise ConfigError(f"{storage}: holds no run of tune")
 
 
 def _hush_optuna() -> None:

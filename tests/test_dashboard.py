@@ -1,0 +1,113 @@
+"""Optuna's dashboard, really started, on a study that a search wrote."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.cli import main
+from tuner.dashboard import find_storage, serve
+from tuner.errors import ConfigError, TunerError
+from tuner.precision import BF16, INT8, PrecisionPlan
+from tuner.study import open_study
+from tuner.trial import CompletedTrial, Measurement, Proposal
+
+MEASUREMENT = Measurement(0.25, 4, 1.5, 2.5, 1000, 0.5)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Two trials of a search."""
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", {"criterion": "relative 0.01"}, resume=False)
+    study.record_baseline(MEASUREMENT)
+    for latency_ms, precision in ((1.0, INT8), (1.2, BF16)):
+        proposal = Proposal(PrecisionPlan({"a": precision, "b": INT8}), 50, idea="a plan")
+        measured = replace(MEASUREMENT, latency_ms=latency_ms)
+        study.record(CompletedTrial(study.start(proposal), proposal, proposal.plan, "ab", measured, 0.1))
+    return tmp_path
+
+
+@pytest.fixture
+def started(workspace: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command on a free port, and its address."""
+    command = [sys.executable, "-m", "tuner", "dashboard", str(workspace), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as run:
+        assert run.stdout is not None
+        try:
+            yield run, run.stdout.readline()
+        finally:
+            run.kill()
+
+
+def fetched(address: str) -> Any:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_dashboard_shows_a_run_until_ctrl_c(started: tuple[subprocess.Popen[str], str]) -> None:
+    run, line = started
+    address, _, note = line.strip().partition(" ")
+    assert address.startswith("http://127.0.0.1:") and note == "(Ctrl-C ends it)"
+    api = address.replace("/dashboard/", "/api/studies")
+    (study,) = fetched(api)["study_summaries"]
+    assert study["study_name"] == "tuner-1"
+    shown = fetched(f"{api}/{study['study_id']}")
+    assert shown["directions"] == ["minimize", "maximize"]
+    assert [trial["values"] for trial in shown["trials"]] == [[1.0, 0.25], [1.2, 0.25]]
+    parameters = {one["name"]: one["param_external_value"] for one in shown["trials"][1]["params"]}
+    assert parameters["int8_share"] == "0.5" and parameters["range_algorithm"] == "minmax"
+    told = {one["key"]: one["value"] for one in shown["trials"][0]["user_attrs"]}
+    assert told["verdict"] == "meets the criterion"
+    assert {"loss", "ops_int8", "latency_ms"} <= {one["key"] for one in shown["union_user_attrs"]}
+
+    # It is a record: nothing in it is changed from here.
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(urllib.request.Request(f"{api}/{study['study_id']}", method="DELETE"), timeout=30)
+    assert len(fetched(api)["study_summaries"]) == 1
+
+    run.send_signal(signal.SIGINT)
+    assert (run.wait(30), run.communicate()[1]) == (0, "")
+
+
+def test_where_the_study_lies(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert find_storage(workspace) == f"sqlite:///{workspace / 'study.db'}"
+    assert find_storage(workspace, "mysql://somewhere/study") == "mysql://somewhere/study"
+    with pytest.raises(ConfigError, match="no workspace of a run"):
+        find_storage(tmp_path_factory.mktemp("empty"))
+    with pytest.raises(ConfigError, match=r"gone\.db: no such file"):
+        find_storage(workspace, f"sqlite:///{workspace}/gone.db")
+
+
+def test_a_port_that_is_taken(workspace: Path) -> None:
+    storage = find_storage(workspace)
+
+    def meet_again(address: str) -> None:
+        taken = int(address.split(":")[2].partition("/")[0])
+        with pytest.raises(TunerError, match=f"--port: {taken} on 127.0.0.1 cannot be used: Address already in use"):
+            serve(storage, taken, lambda address: None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(storage, 0, meet_again)
+
+
+def test_without_the_extra(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    assert main(["dashboard", str(workspace)]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: dashboard: optuna-dashboard is not installed; install it with: pip install 'tuner[dashboard]'\n"
+    )
