@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,16 +265,18 @@ def test_callbacks_of_a_run() -> None:
 
 
 def test_a_callback_that_fails_loses_no_trial() -> None:
-    def failing(trial: Any, running: tuner.RunningResult) -> None:
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        tune(SETTINGS, "three.pb", "int8.pb", eval_func=accuracy, q_dataloader=Loader(), callbacks=[failing])
     calls: list[Any] = []
 
     def counted(graph_def: Any) -> float:
         calls.append(graph_def)
         return accuracy(graph_def)
 
-    result = tune(SETTINGS, "three.pb", "int8.pb", eval_func=counted, q_dataloader=Loader(), resume=True)
-    assert (result.status, len(result.trials), len(calls)) == (Status.ACCEPTED, 1, 0)
+    def failing(trial: Any, running: tuner.RunningResult) -> None:
+        raise KeyError("mine")
+
+    run = partial(tune, SETTINGS, "three.pb", "int8.pb", eval_func=counted, q_dataloader=Loader())
+    with pytest.raises(KeyError, match="mine"):
+        run(callbacks=[failing])
+    assert (len(calls), Path("int8.pb").exists()) == (2, False)
+    result = run(resume=True)
+    assert (result.status, len(result.trials), len(calls)) == (Status.ACCEPTED, 1, 2)

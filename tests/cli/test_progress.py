@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 
 import pytest
 from rich.console import Console, ConsoleDimensions
@@ -120,9 +121,10 @@ def test_on_a_terminal_a_trial_is_a_row_and_no_line() -> None:
     search(LiveProgress(target))
     lines = text_of(target).splitlines()
     assert not any("int8: loses too much" in line for line in lines)
-    last = [" ".join(line.split()) for line in lines][-8:]
-    assert last[-1].endswith("s bf16 is handed over") and "limit 1.00%" in last
-    assert any(line.endswith("1 int8 3/3 2.00% 2.0 loses too much") for line in last)
+    words = [" ".join(re.sub(r"\x1b\[\d+m", "", line).split()) for line in lines]
+    assert words[-1].endswith("s bf16 is handed over")
+    table = words.index("limit 1.00%", max(n for n, line in enumerate(words) if line.startswith("search: ")))
+    assert any(line.endswith("1 int8 3/3 2.00% 2.0 loses too much") for line in words[table - 4 : table])
     assert any("timing" in line and line.endswith("predicted") for line in lines)
 
 
