@@ -34,7 +34,7 @@ def test_a_search() -> None:
     assert counted == {"kind": "counted", "title": "evaluate", "done": 4, "total": 4, "trial": 7}
     assert looked["kind"] == "trial_looked" and looked["trial"] == 7 and looked["low"] == -0.02
     assert ended["kind"] == "trial_ended" and ended["loss"] is None and ended["ops"] == {"int8": 3}
-    assert over == {"kind": "search_ended", "trial": None}
+    assert over == {"kind": "search_ended"}
 
 
 def test_stages_well_and_badly_ended() -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from tuner.cli.progress import Notes
-from tuner.progress import Event, Item, Stage, TrialBegan, TrialEnded
+from tuner.progress import Event, Item, Stage, TrialBegan, TrialEnded, TrialLooked
 
 SCHEMA = 1
 _SECONDS_BETWEEN_COUNTS = 1.0
@@ -57,7 +57,8 @@ class JsonLines:
         if isinstance(event, TrialBegan):
             self._trial = event.trial
         kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        self.tell(kind, **{"trial": self._trial, **asdict(event)})
+        within = {"trial": self._trial} if isinstance(event, TrialLooked) else {}
+        self.tell(kind, **within, **asdict(event))
         if isinstance(event, TrialEnded):
             self._trial = None
 
