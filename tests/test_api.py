@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_names_of_the_package() -> None:
     assert (tuner.tune, tuner.Quantization, tuner.QuantizedModel) == (tune, Quantization, QuantizedModel)
-    assert set(tuner.__all__) == {"Pipeline", "Quantization", "QuantizedModel", "load_config", "tune"}
+    assert set(tuner.__all__) == set(tuner._HOMES)
+    assert all(getattr(tuner, name).__name__ == name for name in tuner.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Quantisation'"):
         tuner.Quantisation  # noqa: B018
 
@@ -243,3 +245,38 @@ def test_the_other_engine(folder: Path) -> None:
     assert result.status in (Status.ACCEPTED, Status.BEST_EFFORT)
     assert hashlib.sha256((folder / "int8.pb").read_bytes()).hexdigest() == result.best.graph_sha256
     load_model(folder / "int8.pb")
+
+
+def test_callbacks_of_a_run() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def watch(trial: Any, running: tuner.RunningResult) -> None:
+        seen.append((trial.number, running.passes))
+        if len(seen) == 2:
+            raise tuner.StopTuning("two are enough")
+
+    settings = {**SETTINGS, "tuning": {"accuracy_criterion": {"relative": 0.001}}}
+    result = tune(settings, "three.pb", "int8.pb", eval_func=accuracy, q_dataloader=Loader(), callbacks=[watch])
+    assert seen[:2] == [(0, False), (1, False)]
+    assert result.reason.startswith("stopped by a callback: two are enough")
+    assert result.status is Status.BEST_EFFORT
+    assert has_int8(load_model(Path("int8.pb")).graph_def)
+    assert "best effort" in result._repr_html_()
+
+
+def test_a_callback_that_fails_loses_no_trial() -> None:
+    calls: list[Any] = []
+
+    def counted(graph_def: Any) -> float:
+        calls.append(graph_def)
+        return accuracy(graph_def)
+
+    def failing(trial: Any, running: tuner.RunningResult) -> None:
+        raise KeyError("mine")
+
+    run = partial(tune, SETTINGS, "three.pb", "int8.pb", eval_func=counted, q_dataloader=Loader())
+    with pytest.raises(KeyError, match="mine"):
+        run(callbacks=[failing])
+    assert (len(calls), Path("int8.pb").exists()) == (2, False)
+    result = run(resume=True)
+    assert (result.status, len(result.trials), len(calls)) == (Status.ACCEPTED, 1, 2)

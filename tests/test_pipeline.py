@@ -338,6 +338,9 @@ def test_ctrl_c_in_the_progress(make_job: MakeJob, moment: str) -> None:
         def track(self, items: Any, total: int, title: str) -> Any:
             return iter(items)
 
+        def event(self, event: Any) -> None:
+            pass
+
     stopping: list[str] = []
     job = make_job(relative=0.001, eval_func=Accuracy())
     result = tune(job, Stopping())

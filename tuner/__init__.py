@@ -7,13 +7,27 @@ if TYPE_CHECKING:
     from tuner.api import Quantization, QuantizedModel, tune
     from tuner.config import load_config
     from tuner.model.model_pipeline import Pipeline
+    from tuner.report.result import TuningResult
+    from tuner.report.running import RunningResult, StopTuning
 
-__all__ = ["Pipeline", "Quantization", "QuantizedModel", "load_config", "tune"]
+__all__ = [
+    "Pipeline",
+    "Quantization",
+    "QuantizedModel",
+    "RunningResult",
+    "StopTuning",
+    "TuningResult",
+    "load_config",
+    "tune",
+]
 
 _HOMES = {
     "Pipeline": "tuner.model.model_pipeline",
     "Quantization": "tuner.api",
     "QuantizedModel": "tuner.api",
+    "RunningResult": "tuner.report.running",
+    "StopTuning": "tuner.report.running",
+    "TuningResult": "tuner.report.result",
     "load_config": "tuner.config",
     "tune": "tuner.api",
 }

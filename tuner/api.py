@@ -1,6 +1,6 @@
 """The tool from Python: `tuner.tune(...)`, and `Quantization` as LPOT's users know it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tuner.pipeline import TuningJob
 from tuner.pipeline import tune as run
 from tuner.progress import Progress
 from tuner.report.result import TuningResult
+from tuner.report.running import TrialCallback
 
 
 def tune(
@@ -30,6 +31,7 @@ def tune(
     fresh: bool = False,
     eval_func: EvalFunction | None = None,
     q_dataloader: QDataloader | None = None,
+    callbacks: Sequence[TrialCallback] = (),
     progress: Progress | None = None,
 ) -> TuningResult:
     """Find the fastest int8 graph that meets the criterion and write it to `output`.
@@ -38,6 +40,9 @@ def tune(
     output: a name ending in `.pb`, or a folder for a SavedModel. workspace: `./tuner_workspace/<model name>` by
     default. resume: go on with the latest run there; fresh: use nothing that earlier runs kept there.
     eval_func, q_dataloader: objects that win over what the configuration names.
+    callbacks: each is called as `callback(trial, running)` once a trial is recorded, with a RunningResult; one that
+    raises StopTuning ends the search, and what was found is handed over. Whatever else it raises leaves from here; the
+    trials are kept, and `resume=True` goes on.
     Raises TunerError for what the caller can mend; look at `TuningResult.status` for how the search ended.
     """
     settings = _settings(config)
@@ -52,6 +57,7 @@ def tune(
             fresh=fresh,
             eval_func=eval_func,
             q_dataloader=q_dataloader,
+            callbacks=callbacks,
         ),
         progress,
     )
@@ -86,6 +92,7 @@ class Quantization:
         q_dataloader: QDataloader | None = None,
         eval_func: EvalFunction | None = None,
         progress: Progress | None = None,
+        callbacks: Sequence[TrialCallback] = (),
     ) -> QuantizedModel:
         """Search for an int8 graph of `model`: a path, a GraphDef or a `tensorflow.Graph`.
 
@@ -108,6 +115,7 @@ class Quantization:
             workspace=workspace,
             q_dataloader=q_dataloader,
             eval_func=eval_func,
+            callbacks=callbacks,
             progress=progress,
         )
         if result.best is None:

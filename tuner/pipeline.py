@@ -34,6 +34,7 @@ from tuner.report.result import (
     result_json,
     still_in_float,
 )
+from tuner.report.running import TrialCallback, TrialWatcher
 from tuner.run_record import RunRecord, read_run, write_run
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
@@ -53,6 +54,7 @@ class TuningJob:
     workspace: where the run keeps its record. storage: an SQLAlchemy URL in the place of the workspace's study.db.
     resume: go on with the latest study there. fresh: use nothing that is there, cached results neither.
     eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
+    callbacks: each is called with every trial, once it is recorded, and what the run has found so far.
     """
 
     config: TuningConfig
@@ -66,13 +68,15 @@ class TuningJob:
     cache_mb: int = 512
     eval_func: EvalFunction | None = None
     q_dataloader: QDataloader | None = None
+    callbacks: Sequence[TrialCallback] = ()
 
 
 def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     """Find the fastest graph that meets the criterion; write it, its plan, `result.json` and `report.html`.
 
     Raises TunerError for what the user can mend. On Ctrl-C the best graph so far is written and the result says so;
-    KeyboardInterrupt goes on where there is none yet.
+    KeyboardInterrupt goes on where there is none yet; it says STOPPED where --resume would repeat nothing.
+    What a callback raises goes on, but for StopTuning, which ends the search.
     """
     config, clock, features = job.config, Clock(progress or Silent()), read_cpu_features()
     criterion, weights = config.tuning.accuracy_criterion, config.tuning.weights
@@ -136,15 +140,21 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         seed=config.tuning.random_seed,
         goes_on=config.tuning.exit_policy.timeout_s > 0,
     )
-    # neural-compressor makes another graph each time, so the one that was measured is kept.
-    kept_graphs = job.workspace / "graphs" if config.quantization.engine == "inc" else None
-    runner = TrialRunner(model, engine, meter.measure, study, kept_graphs)
+    runner = TrialRunner(
+        model,
+        engine,
+        meter.measure,
+        study,
+        TrialWatcher(config.tuning, baseline, study.trials, clock.progress, job.callbacks),
+        # neural-compressor makes another graph each time, so the one that was measured is kept.
+        graphs=job.workspace / "graphs" if config.quantization.engine == "inc" else None,
+    )
     reason = _search(config, search, runner, meter, clock)
 
     leading = passing_trials(weights, criterion, baseline, study.trials)
     best = leading[0] if leading else least_loss(criterion, baseline, study.trials)
     if best is None and reason == STOPPED:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(STOPPED)
     final = None
     if best is not None:
         models = [model, optimized.model] if optimized.done else [model]
@@ -195,22 +205,25 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
 
 
 def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Meter, clock: Clock) -> str:
-    """Try what the search proposes until it, the exit policy or Ctrl-C says stop; returns why it did."""
+    """Try what the search proposes until it, the exit policy, a callback or Ctrl-C says stop; returns why it did."""
     criterion, study = config.tuning.accuracy_criterion, runner.study
     for trial in study.trials:
         search.record(trial.proposal, meter.outcome(trial))
     try:
-        while not (verdict := judge(config.tuning.exit_policy, len(study.trials), study.search_s)).stop:
-            proposal = search.propose()
-            if proposal is None:
-                return search.ending
-            with clock.stage(f"trial {len(study.trials) + 1}") as stage:
-                trial = runner.run(proposal)
-                found = meter.outcome(trial)
-                search.record(proposal, found)
-                if found.passes:
-                    clock.seconds.setdefault("accepted", clock.total_s)
-                stage.note(describe_trial(trial, criterion, meter.baseline))
+        with runner.watcher.searching(study.search_s):
+            while not (verdict := judge(config.tuning.exit_policy, len(study.trials), study.search_s)).stop:
+                proposal = search.propose()
+                if proposal is None:
+                    return search.ending
+                with clock.stage(f"trial {len(study.trials) + 1}") as stage:
+                    trial = runner.run(proposal)
+                    found = meter.outcome(trial)
+                    search.record(proposal, found)
+                    if found.passes:
+                        clock.seconds.setdefault("accepted", clock.total_s)
+                    stage.note(describe_trial(trial, criterion, meter.baseline))
+                if runner.watcher.stop_reason:
+                    return runner.watcher.stop_reason
         return verdict.reason
     except KeyboardInterrupt:
         return STOPPED

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 from tuner.engine import Engine
 from tuner.errors import EvaluationError, ModelError, QuantizationError
@@ -17,12 +19,27 @@ from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, Reje
 _log = logging.getLogger(__name__)
 
 
+class Watcher(Protocol):
+    """Is told of every trial, on its way and when it is recorded. stop_reason: why no more are wanted, or ""."""
+
+    stop_reason: str
+
+    def searching(self, earlier_s: float) -> AbstractContextManager[None]:
+        """A search begins, of which so many seconds belong to earlier sessions; leaving the context ends it."""
+
+    def began(self, number: int, proposal: Proposal) -> None:
+        """A plan is tried, under this number of the record."""
+
+    def ended(self, trial: Trial) -> None:
+        """A trial is recorded."""
+
+
 @dataclass
 class TrialRunner:
     """Runs the trials of one study.
 
     model: the float one. engine: makes graphs and reads back what they hold.
-    measure: a graph in full, or until it is plain that it cannot meet the criterion.
+    measure: a graph in full, or until it is plain that it cannot meet the criterion. watcher: is told of each trial.
     graphs: a folder to keep each measured graph in, for an engine that does not make the same graph twice.
     quantize_s, evaluate_s: wall time spent on either in this session.
     """
@@ -31,6 +48,7 @@ class TrialRunner:
     engine: Engine
     measure: Callable[[DetectionModel], Measurement | Rejection]
     study: Study
+    watcher: Watcher
     graphs: Path | None = None
     quantize_s: float = 0.0
     evaluate_s: float = 0.0
@@ -39,6 +57,7 @@ class TrialRunner:
     def run(self, proposal: Proposal) -> Trial:
         """Try one plan. A plan that cannot be lowered, run or measured becomes a FailedTrial, with its cause."""
         number = self.study.start(proposal)
+        self.watcher.began(number, proposal)
         trial: Trial
         try:
             trial = self._measured(number, proposal)
@@ -46,6 +65,7 @@ class TrialRunner:
             _log.warning("a plan failed: %s", error)
             trial = FailedTrial(number, proposal, str(error))
         self.study.record(trial)
+        self.watcher.ended(trial)
         return trial
 
     def graph(self, trial: CompletedTrial) -> DetectionModel:

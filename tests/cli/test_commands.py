@@ -1,12 +1,15 @@
 """What the commands hand to the pipeline, what they print, and their exit codes."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tuner.cli import main
+from tuner.cli.tune_command import Start
 from tuner.config import Objective, Strategy
 from tuner.criterion import Status
 from tuner.errors import ConfigError, DatasetError, EvaluationError, ModelError, QuantizationError, TunerError
@@ -95,7 +98,7 @@ def test_exit_codes_of_a_finished_run(
     assert main([*TUNE, "--quiet"]) == code
     out, errors = capsys.readouterr()
     assert f"{status.value.replace('_', ' ')}: said so" in out
-    assert errors == ""
+    assert errors.startswith("\nto go on:\n") if status is Status.INTERRUPTED else errors == ""
 
 
 @pytest.mark.parametrize("command", [TUNE, ["evaluate", "m.pb"], ["benchmark", "m.pb"]])
@@ -108,6 +111,92 @@ def test_a_mistake_is_one_line(
     pipeline.fault = error("m.pb: got\nthat; expected this")
     assert main(command) == 2
     assert capsys.readouterr() == ("", "error: m.pb: got that; expected this\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "flags", "expected"),
+    [
+        ((), ["--fresh", "--workspace=a b"], ["--fresh", "'--workspace=a b'"]),
+        (("resume",), ["--fresh", "--workspace=a b"], ["'--workspace=a b'", "--resume"]),
+        (("resume",), ["--resume", "--max_trials", "3"], ["--max_trials", "3", "--resume"]),
+    ],
+)
+def test_the_line_that_goes_on(
+    pipeline: Any, said: tuple[str, ...], flags: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.fault = KeyboardInterrupt(*said)
+    assert main([*TUNE, "--quiet", *flags]) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == " ".join([f"cd {Path.cwd()} && tuner", *TUNE, "--quiet", *expected])
+    if "--resume" in expected:
+        pipeline.fault = None
+        pipeline.calls.clear()
+        assert main(shlex.split(line.partition("&& tuner ")[2])) == 0
+        assert (pipeline.job.resume, pipeline.job.fresh) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("process", "command"),
+    [
+        (["/v/bin/python", "/v/bin/tuner", "tune", "-q"], "/v/bin/tuner tune -q --resume"),
+        (
+            ["python3", "-m", "tuner", "tune", "--config", "a 'b'"],
+            """python3 -m tuner tune --config 'a '"'"'b'"'"'' --resume""",
+        ),
+    ],
+)
+def test_the_line_names_the_program_as_it_was_started(process: list[str], command: str) -> None:
+    assert Start(Path("/w x"), process).command(resume=True) == f"cd '/w x' && {command}"
+
+
+def test_json_lines(pipeline: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.status = Status.INTERRUPTED
+    assert main([*TUNE, "--json-lines"]) == 130
+    out, errors = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert errors == ""
+    assert [line["kind"] for line in lines] == ["began", "stage_began", "stage_ended", "result", "ended"]
+    assert all(line["schema"] == 1 and line["time"].endswith("Z") for line in lines)
+    assert lines[-2]["result"]["status"] == "interrupted"
+    assert (lines[-1]["exit_code"], lines[-1]["error"]) == (130, None)
+    assert lines[-1]["go_on"].endswith(" --resume")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "ended"),
+    [
+        (ModelError("m.pb: no\nsuch"), 2, {"exit_code": 2, "error": "m.pb: no such", "go_on": None}),
+        (ZeroDivisionError("ours"), 1, {"exit_code": 1, "error": None, "go_on": None}),
+    ],
+)
+def test_json_lines_of_a_run_that_fails(
+    pipeline: Any, fault: Exception, code: int, ended: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.fault = fault
+    if code == 1:
+        with pytest.raises(ZeroDivisionError):
+            main([*TUNE, "--json-lines"])
+    else:
+        assert main([*TUNE, "--json-lines"]) == code
+    *_, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {key: last[key] for key in ended} == ended
+    assert last["kind"] == "ended"
+
+
+def test_what_others_print_is_kept_out_of_the_json(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = pipeline.tune
+
+    def chatting(job: Any, progress: Any) -> Any:
+        print("my eval_func says hello")
+        return tune(job, progress)
+
+    monkeypatch.setattr(pipeline, "tune", chatting)
+    assert main([*TUNE, "--json-lines"]) == 0
+    out, errors = capsys.readouterr()
+    assert errors == "my eval_func says hello\n"
+    assert all(line.startswith("{") for line in out.splitlines())
 
 
 @pytest.mark.parametrize("command", [TUNE, ["evaluate", "m.pb"], ["benchmark", "m.pb"]])

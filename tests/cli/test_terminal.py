@@ -93,6 +93,29 @@ def test_a_real_run_is_quiet(instances: str) -> None:
     assert "latency, median" in done.stdout and "\x1b" not in done.stdout
 
 
+BROKEN = """
+import os, sys
+from rich.console import Console
+from tuner.cli.progress import LiveProgress, PlainProgress
+from tuner.cli.terminal import steady
+read, write = os.pipe()
+os.dup2(write, 2)
+os.close(write)
+os.close(read)
+for form, terminal in ((PlainProgress, False), (LiveProgress, True)):
+    progress = form(Console(file=steady(sys.stderr), force_terminal=terminal))
+    with progress.stage("load") as stage:
+        stage.note("x" * 9)
+        list(progress.track(range(3), 3, "images"))
+print("went on")
+"""
+
+
+def test_a_reader_who_is_gone_ends_nothing() -> None:
+    done = run("-c", BROKEN)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
 def test_ctrl_c(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tuner", "tune", "--topology=shapes", "--input_model", DETECTOR, "--output_model=q.pb"],
@@ -108,3 +131,6 @@ def test_ctrl_c(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in errors) == (130, False)
     assert not (tmp_path / "q.pb").exists()
+    # There is nothing yet that --resume could go on from.
+    command = f"cd {tmp_path} && {sys.executable} -m tuner tune --topology=shapes --input_model {DETECTOR} "
+    assert errors.endswith(f"\nto go on:\n{command}--output_model=q.pb\n")

@@ -1,4 +1,5 @@
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tuner.errors import EvaluationError
 from tuner.evaluation.early_rejection import (
     RESAMPLES,
     EarlyRejection,
+    LossInterval,
     LossLimit,
     default_looks,
     loss_interval,
@@ -206,3 +208,17 @@ def test_intervals_hold_the_loss_of_the_population_about_as_often_as_they_say() 
     orders = np.random.default_rng(3).permutation(600).reshape(10, 60)
     intervals = [loss_interval(baseline.take(order), candidate.take(order), "relative") for order in orders]
     assert sum(one.low <= loss <= one.high for one in intervals) >= 8
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute"])
+def test_a_look_tells_the_loss_that_it_decides_by(kind: Literal["relative", "absolute"]) -> None:
+    baseline, candidate = detector(0.6, images=600), detector(0.3, images=600)
+    policy = EarlyRejection(baseline, LossLimit(kind, 0.01))
+    told: list[LossInterval] = []
+    rejection = policy.look(candidate.first(100), told.append)
+    assert rejection == policy.look(candidate.first(100))
+    assert rejection is not None
+    (interval,) = told
+    assert interval.loss == pytest.approx(rejection.loss)
+    assert 0 < interval.low < interval.loss < interval.high
+    assert interval.confidence == 0.95

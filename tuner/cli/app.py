@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 from rich.console import Console, RenderableType
 
-from tuner.cli.terminal import set_up_logging
+from tuner.cli.terminal import set_up_logging, steady
 from tuner.errors import TunerError
 
 MISTAKE = 2
@@ -61,7 +61,9 @@ Model = Annotated[
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. What is nobody's mistake but ours leaves as its exception."""
     try:
-        return int(typer.main.get_command(app).main(arguments, prog_name="tuner", standalone_mode=False) or 0)
+        command = typer.main.get_command(app)
+        started_as = list(sys.orig_argv) if arguments is None else ["tuner", *arguments]
+        return int(command.main(arguments, prog_name="tuner", standalone_mode=False, obj=started_as) or 0)
     except TunerError as error:
         message = str(error)
     except _UsageError as error:
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def console_on(*, verbose: bool) -> Console:
     """The console on stderr; log records go there from now on."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=steady(sys.stderr), highlight=False)
     set_up_logging(console, verbose=verbose)
     return console
 

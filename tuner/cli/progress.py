@@ -2,18 +2,25 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from rich.columns import Columns
-from rich.console import Console, RenderableType
-from rich.progress import Progress as Display
-from rich.progress import ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.text import Text
 
-from tuner.progress import Item, Progress, Silent, Stage
+from tuner.cli.search_table import SearchTable
+from tuner.progress import Event, Item, Progress, SearchBegan, SearchEnded, Silent, Stage, TrialBegan
 
 _SECONDS_BETWEEN_LINES = 30.0
+# Drawing takes a core for some milliseconds, which the detector has to wait for.
+_DRAWN_PER_SECOND = 2
+_MOST_ROWS = 15
+# Lines of a live search that are not rows: the table's head and frame, what follows it, and a line of the shell.
+_OTHER_LINES = 10
 
 
 def progress_on(console: Console, *, quiet: bool) -> Progress:
@@ -23,23 +30,19 @@ def progress_on(console: Console, *, quiet: bool) -> Progress:
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 
-class _Notes:
+@dataclass
+class Notes:
     """A stage whose notes are kept until it ends."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    texts: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
+        """Keep a note."""
         self.texts.append(text)
 
 
-@contextmanager
-def _timed(console: Console, title: str) -> Iterator[Stage]:
-    """A stage that leaves its line when it ends well; an error has a line of its own."""
-    notes, start = _Notes(), time.monotonic()
-    yield notes
-    line = f"{title:<16} {time.monotonic() - start:7.1f} s  {', '.join(notes.texts)}"
-    console.print(Text(line.rstrip()), soft_wrap=True)
+def _line(title: str, seconds: float, notes: Notes) -> Text:
+    return Text(f"{title:<16} {seconds:7.1f} s  {', '.join(notes.texts)}".rstrip())
 
 
 class PlainProgress:
@@ -48,9 +51,12 @@ class PlainProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def stage(self, title: str) -> AbstractContextManager[Stage]:
-        """Begin a stage."""
-        return _timed(self._console, title)
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        """Begin a stage, which leaves its line when it ends well; an error has a line of its own."""
+        notes, start = Notes(), time.monotonic()
+        yield notes
+        self._console.print(_line(title, time.monotonic() - start, notes), soft_wrap=True)
 
     def track(self, items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
         """Hand on `items`."""
@@ -61,56 +67,100 @@ class PlainProgress:
                 self._console.print(Text(f"{title:<16} {done}/{total}"), soft_wrap=True)
             yield item
 
+    def event(self, event: Event) -> None:
+        """The stages of the trials tell it all."""
 
-class _Bar(ProgressColumn):
-    """How much of a countable task is done; nothing for a stage, which has no number."""
 
-    def render(self, task: Task) -> RenderableType:
-        if task.total is None:
-            return ""
-        bar = ProgressBar(total=task.total, completed=task.completed, width=30)
-        return Columns([bar, f"{task.completed:.0f}/{task.total:.0f}"])
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """Something that goes on: a stage, or with a total what is counted. number: makes it unlike any other."""
+
+    number: int
+    title: str
+    since: float
+    total: int | None = None
+    done: int = 0
 
 
 class LiveProgress:
-    """A spinner for each stage and a bar for what is counted, which go when they end."""
+    """Stages that ended as lines; below, what goes on: a search as a table, anything else with a spinner or a bar.
+
+    What goes on is kept in tuples that are replaced, never changed: another thread draws them.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._display = Display(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            _Bar(),
-            console=console,
-            transient=True,
+        self._spinner = Spinner("dots")
+        self._going: tuple[_Going, ...] = ()
+        self._begun = 0
+        self._search: SearchTable | None = None
+        self._trials = 0
+        self._live = Live(
+            console=console, transient=True, refresh_per_second=_DRAWN_PER_SECOND, get_renderable=self._drawn
         )
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
-        """Begin a stage."""
-        with _timed(self._console, title) as stage, self._shown(title, None):
-            yield stage
+        """Begin a stage. A search's trial leaves a row of its table, any other stage a line."""
+        notes, start, trials = Notes(), time.monotonic(), self._trials
+        with self._shown(title, None):
+            yield notes
+        if self._search is None or self._trials == trials:
+            self._console.print(_line(title, time.monotonic() - start, notes), soft_wrap=True)
 
     def track(self, items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
         """Hand on `items`."""
-        with self._shown(title, total) as task:
-            for item in items:
+        with self._shown(title, total) as number:
+            for done, item in enumerate(items):
                 yield item
-                self._display.advance(task)
+                self._going = tuple(replace(one, done=done + 1) if one.number == number else one for one in self._going)
+                if self._search is not None:
+                    self._search.count(done + 1)
+
+    def event(self, event: Event) -> None:
+        """Show a search in its table, which stays when the search is over."""
+        if isinstance(event, SearchBegan):
+            self._search = SearchTable(event)
+            self._live.start()
+        elif isinstance(event, SearchEnded) and self._search is not None:
+            table, self._search = self._search, None
+            self._stop_when_done()
+            self._console.print(table.render(self._console.width))
+        elif self._search is not None:
+            self._trials += isinstance(event, TrialBegan)
+            self._search.tell(event)
+
+    def _drawn(self) -> RenderableType:
+        search, going = self._search, self._going
+        parts: list[RenderableType] = []
+        if search is not None:
+            rows = max(1, min(_MOST_ROWS, self._console.height - _OTHER_LINES))
+            parts.append(search.render(self._console.width, rows))
+        if going:
+            last = going[-1]
+            told = Text(f"{last.title}  {time.monotonic() - last.since:.0f} s", no_wrap=True, overflow="ellipsis")
+            if last.total is None:
+                self._spinner.update(text=told)
+                parts.append(self._spinner)
+            else:
+                bar = ProgressBar(total=max(1, last.total), completed=last.done, width=30)
+                parts.append(Columns([told, bar, f"{last.done}/{last.total}"]))
+        return Group(*parts)
 
     @contextmanager
-    def _shown(self, title: str, total: int | None) -> Iterator[TaskID]:
-        """One more line, in the place of those that it is a part of."""
-        around = [task.id for task in self._display.tasks if task.visible]
-        for outer in around:
-            self._display.update(outer, visible=False)
-        task = self._display.add_task(title, total=total)
-        self._display.start()
+    def _shown(self, title: str, total: int | None) -> Iterator[int]:
+        """One more thing that goes on, shown in the place of those that it is a part of."""
+        self._begun += 1
+        one = _Going(self._begun, title, time.monotonic(), total)
+        self._going += (one,)
+        self._live.start()
+        self._live.refresh()
         try:
-            yield task
+            yield one.number
         finally:
-            self._display.remove_task(task)
-            for outer in around:
-                self._display.update(outer, visible=True)
-            if not self._display.tasks:
-                self._display.stop()
+            self._going = tuple(other for other in self._going if other.number != one.number)
+            self._stop_when_done()
+
+    def _stop_when_done(self) -> None:
+        if not self._going and self._search is None:
+            self._live.stop()

@@ -5,12 +5,54 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import IO, cast
 
 from rich.console import Console
 from rich.text import Text
 
 from tuner.errors import TunerError
+
+
+class _Steady:
+    """A stream that falls silent when it cannot be written any more."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.encoding: str = getattr(stream, "encoding", "utf-8")
+        self._broken = False
+
+    def write(self, text: str) -> int:
+        if not self._broken:
+            try:
+                self._stream.write(text)
+            except OSError:
+                self._fall_silent()
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._broken:
+            try:
+                self._stream.flush()
+            except OSError:
+                self._fall_silent()
+
+    def isatty(self) -> bool:
+        return not self._broken and self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def _fall_silent(self) -> None:
+        self._broken = True
+        # What the interpreter writes when it ends would fail again, and change the exit code.
+        with suppress(OSError), open(os.devnull, "w") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), self._stream.fileno())
+
+
+def steady(stream: IO[str]) -> IO[str]:
+    """`stream`, but silent once its reader is gone: a terminal that closes must not end a run of hours."""
+    return cast(IO[str], _Steady(stream))
 
 
 def set_up_logging(console: Console, *, verbose: bool) -> None:

@@ -1,11 +1,17 @@
 """Tuning: arguments in, one call of the pipeline, a table and an exit code out."""
 
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tuner.cli.app import (
+    MISTAKE,
     TUNE_EXAMPLE,
     CacheMb,
     Config,
@@ -18,11 +24,14 @@ from tuner.cli.app import (
     console_on,
     show,
 )
+from tuner.cli.json_lines import JsonLines
 from tuner.cli.progress import progress_on
 from tuner.cli.settings import FlagSetting, load_settings
-from tuner.cli.terminal import hushed
+from tuner.cli.terminal import hushed, steady
 from tuner.config import workspace_of
-from tuner.errors import ConfigError
+from tuner.errors import ConfigError, TunerError
+from tuner.progress import Progress
+from tuner.report.result import TuningResult, result_json
 from tuner.report.table import tuning_table
 
 NOT_ACCEPTED, INTERRUPTED = 3, 130
@@ -31,6 +40,7 @@ EXIT_CODES = {"accepted": 0, "best_effort": NOT_ACCEPTED, "failed": NOT_ACCEPTED
 
 @app.command(epilog=f"Example:\n\n{TUNE_EXAMPLE}")
 def tune(
+    context: typer.Context,
     *,
     input_model: Annotated[
         Path | None,
@@ -112,6 +122,9 @@ def tune(
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
     quiet: Quiet = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="One JSON object for each event on stdout, and nothing else.")
+    ] = False,
     verbose: Verbose = False,
 ) -> int:
     """Find the fastest int8 graph that keeps the accuracy, and write it."""
@@ -157,6 +170,60 @@ def tune(
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
     )
-    result = pipeline.tune(job, progress_on(console, quiet=quiet))
+    start = Start(Path.cwd(), context.obj)
+    if json_lines:
+        lines = JsonLines(steady(sys.stdout))
+        return _told_in_json(lambda progress: pipeline.tune(job, progress), lines, folder, start)
+    try:
+        result = pipeline.tune(job, progress_on(console, quiet=quiet))
+    except KeyboardInterrupt as stop:
+        _tell_how_to_go_on(start.command(resume=bool(stop.args)))
+        raise
     show(tuning_table(result, folder))
+    if EXIT_CODES[result.status.value] == INTERRUPTED:
+        _tell_how_to_go_on(start.command(resume=True))
     return EXIT_CODES[result.status.value]
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run was started. folder: the current one. arguments: of the process, the program first."""
+
+    folder: Path
+    arguments: Sequence[str]
+
+    def command(self, *, resume: bool) -> str:
+        """The line for a shell that starts the run again; with `resume` it goes on."""
+        program, *rest = self.arguments
+        if rest and Path(rest[0]).name == "tuner":
+            program, *rest = rest  # a script that an interpreter was given
+        if resume:
+            rest = [*(one for one in rest if one not in ("--fresh", "--resume")), "--resume"]
+        return f"cd {shlex.quote(str(self.folder))} && {shlex.join([program, *rest])}"
+
+
+def _told_in_json(run: Callable[[Progress], TuningResult], lines: JsonLines, folder: Path, start: Start) -> int:
+    """Run with stdout for `lines` alone: what others print goes to stderr."""
+    ended: dict[str, object] = {"exit_code": 1, "error": None, "go_on": None}
+    lines.tell("began", command=start.command(resume=False), workspace=str(folder))
+    try:
+        with redirect_stdout(sys.stderr):
+            result = run(lines)
+        lines.tell("result", result=result_json(result))
+        code = EXIT_CODES[result.status.value]
+        ended["exit_code"] = code
+        if code == INTERRUPTED:
+            ended["go_on"] = start.command(resume=True)
+        return code
+    except TunerError as error:
+        ended |= {"exit_code": MISTAKE, "error": " ".join(str(error).split())}
+        raise
+    except KeyboardInterrupt as stop:
+        ended |= {"exit_code": INTERRUPTED, "go_on": start.command(resume=bool(stop.args))}
+        raise
+    finally:
+        lines.tell("ended", **ended)
+
+
+def _tell_how_to_go_on(command: str) -> None:
+    print(f"\nto go on:\n{command}", file=sys.stderr)

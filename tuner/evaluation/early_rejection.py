@@ -3,7 +3,9 @@
 Numbers in, decision out; docs/early_rejection.md has the reasons and what was measured.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
@@ -21,6 +23,7 @@ FEWEST_IMAGES = 16
 # How many sets of images are drawn for a standard error (known to 5 % by then), and for an interval's ends.
 RESAMPLES = 200
 INTERVAL_RESAMPLES = 1000
+CONFIDENCE = 0.95
 # Standard errors that the bound lies lower than the normal distribution says, from so many images on, and more of them
 # before: a subset holds fewer categories than the whole set, and few objects of most; what that does to its mAP no
 # resampling of the subset can show.
@@ -77,9 +80,10 @@ class EarlyRejection:
         """The looks: after how many images."""
         return default_looks(len(self.baseline)) if self.looks is None else self.looks
 
-    def look(self, candidate: MatchRecords) -> Rejection | None:
+    def look(self, candidate: MatchRecords, tell: Callable[[LossInterval], None] | None = None) -> Rejection | None:
         """Whether to drop a candidate, from its records on the first images; None: go on. Never accepts.
 
+        tell: is given the loss to expect of all images, in the limit's unit, from the sets that are drawn anyway.
         Raises EvaluationError for records of other images than the baseline's first ones, or of a number of images at
         which no look was declared.
         """
@@ -87,7 +91,10 @@ class EarlyRejection:
             raise EvaluationError(
                 f"early rejection: {len(candidate)} images are not among the looks {list(self.schedule)}"
             )
-        return self.decide(len(candidate), *paired_resamples(self.baseline, candidate, RESAMPLES, self.seed))
+        before, after = paired_resamples(self.baseline, candidate, RESAMPLES, self.seed)
+        if tell is not None and before[0] > 0 and before[1:].any():
+            tell(_percentiles(before, after, "relative", CONFIDENCE, self._unit))
+        return self.decide(len(candidate), before, after)
 
     def decide(self, images: int, before: NDArray[np.float64], after: NDArray[np.float64]) -> Rejection | None:
         """`look` from the mAPs of baseline and candidate: of the images seen, then of sets drawn from them.
@@ -102,8 +109,7 @@ class EarlyRejection:
         alpha is spent in equal shares (the power family of Kim and DeMets 1987 with exponent 1, in looks), and shares
         add up by the union bound, however the looks depend on each other.
         """
-        relative = self.limit.kind == "relative"
-        unit = 1.0 if relative else _whole(self.baseline)
+        unit = self._unit
         if unit == 0:
             return None
         limit = self.limit.value / unit
@@ -123,6 +129,11 @@ class EarlyRejection:
             alpha_spent=self.alpha * number / looks,
         )
 
+    @cached_property
+    def _unit(self) -> float:
+        """What a share of the baseline is in the limit's unit."""
+        return 1.0 if self.limit.kind == "relative" else _whole(self.baseline)
+
 
 def default_looks(images: int) -> tuple[int, ...]:
     """After how many of `images` to look: those of LOOKS in the first half, or a quarter and a half of a small set."""
@@ -137,7 +148,7 @@ def loss_interval(
     candidate: MatchRecords,
     kind: Literal["relative", "absolute"],
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> LossInterval:
     """What a candidate loses on the images there are, and between which bounds it would on others of their kind.
@@ -149,14 +160,9 @@ def loss_interval(
     if len(candidate) != len(baseline):
         raise EvaluationError(f"records of {len(candidate)} images were given for {len(baseline)} of the baseline")
     before, after = paired_resamples(baseline, candidate, INTERVAL_RESAMPLES, seed)
-    losses = before - after
-    if kind == "relative":
-        if before[0] == 0:
-            raise EvaluationError("the baseline's mAP is 0: a relative loss has no meaning; check model and data set")
-        # A draw in which the float model finds nothing says nothing about shares.
-        losses = losses[before > 0] / before[before > 0]
-    low, high = np.quantile(losses[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return LossInterval(float(losses[0]), float(low), float(high), confidence)
+    if kind == "relative" and before[0] == 0:
+        raise EvaluationError("the baseline's mAP is 0: a relative loss has no meaning; check model and data set")
+    return _percentiles(before, after, kind, confidence)
 
 
 def paired_resamples(
@@ -188,6 +194,22 @@ def paired_resamples(
         else:
             row[:] = random.multinomial(images, np.full(images, 1 / images))
     return mean_average_precision(seen, weights), mean_average_precision(candidate, weights)
+
+
+def _percentiles(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    kind: Literal["relative", "absolute"],
+    confidence: float,
+    unit: float = 1.0,
+) -> LossInterval:
+    """The loss by the first of both mAPs, and the percentile interval of the others, times `unit`."""
+    losses = before - after
+    if kind == "relative":
+        # A draw in which the float model finds nothing says nothing about shares.
+        losses = losses[before > 0] / before[before > 0]
+    low, high = np.quantile(losses[1:], [(1 - confidence) / 2, (1 + confidence) / 2]) * unit
+    return LossInterval(float(losses[0] * unit), float(low), float(high), confidence)
 
 
 def _whole(records: MatchRecords) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -16,14 +17,14 @@ from tuner.data.dataset import DetectionDataset
 from tuner.detections import Detections
 from tuner.errors import EvaluationError
 from tuner.evaluation.coco_map import CocoBackend, ImageMatches, ImageTruth, IouType, coco_metrics, match_image
-from tuner.evaluation.early_rejection import EarlyRejection
+from tuner.evaluation.early_rejection import EarlyRejection, LossInterval
 from tuner.evaluation.inference import choose_instances, detect_images
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
 from tuner.evaluation.match_records import MatchRecords, match_records, mean_average_precision
 from tuner.model.detection_model import DetectionModel
 from tuner.model.frozen_graph import copy_graph
 from tuner.model.runner import ModelRunner
-from tuner.progress import Progress
+from tuner.progress import Progress, TrialLooked
 from tuner.trial import Measurement, Rejection
 
 # A trial's latency is taken in about this time, from at least and at most so many runs.
@@ -133,7 +134,8 @@ class CocoEvaluator:
                     of_type.append(match_image(truth, found, self._category_ids, iou_type))
                 for iou_type, rejection in rejections.items():
                     if len(detections) in rejection.schedule:
-                        rejected = rejection.look(self._records(matches[iou_type]))
+                        tell = partial(self._tell_look, len(detections), iou_type)
+                        rejected = rejection.look(self._records(matches[iou_type]), tell)
                         if rejected is not None:
                             return replace(rejected, elapsed_s=time.perf_counter() - started)
             latency = _trial_latency(runner, self._given.first_image[np.newaxis])
@@ -157,6 +159,9 @@ class CocoEvaluator:
             },
             watched={one.value: figures[one]["mAP"] for one in self._iou_types} if others else {},
         )
+
+    def _tell_look(self, images: int, iou_type: IouType, found: LossInterval) -> None:
+        self._progress.event(TrialLooked(images, iou_type.value, found.loss, found.low, found.high, found.confidence))
 
     def _detect_each(self, model: DetectionModel, runner: ModelRunner) -> Generator[Detections, None, None]:
         """What is found in each image: by `runner`, or by several sessions where that is faster."""

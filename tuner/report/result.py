@@ -93,6 +93,12 @@ class TuningResult:
     loss_interval: tuple[float, float] | None = None
     confirmation: Confirmation | None = None
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tuner.report.notebook import result_html  # noqa: PLC0415 - it imports this module
+
+        return result_html(self)
+
 
 def still_in_float(reasons: Mapping[str, str], best: CompletedTrial | None) -> dict[str, str]:
     """Those of the operators kept from int8 that are float in what is handed over, with why."""
