@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -11,9 +11,10 @@ from rich.text import Text
 from tuner.cli.app import Verbose, app, console_on, show
 from tuner.cli.measure_commands import AsJson
 from tuner.cli.terminal import hushed
-from tuner.explanation import Explanation, FloatOp, explain
 from tuner.report.table import plain_table
-from tuner.run_record import read_run
+
+if TYPE_CHECKING:
+    from tuner.explanation import Explanation, FloatOp
 
 EXAMPLE = "tuner explain tuner_workspace/shapes"
 _TITLES = {
@@ -38,6 +39,9 @@ def explain_run(
     """Tell why operators are not int8, and what to try next."""
     console_on(verbose=verbose)
     with hushed(verbose=verbose):
+        from tuner.explanation import explain  # noqa: PLC0415 - optuna takes a second; help does not wait
+        from tuner.run_record import read_run  # noqa: PLC0415
+
         found = explain(read_run(workspace))
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
@@ -46,7 +50,7 @@ def explain_run(
     return 0
 
 
-def _told(found: Explanation, top: int) -> Group:
+def _told(found: "Explanation", top: int) -> Group:
     parts: list[RenderableType] = [Text(_headline(found))]
     form = "{:.2%}" if found.criterion == "relative" else "{:.4f}"
     for kind, title in _TITLES.items():
@@ -58,7 +62,7 @@ def _told(found: Explanation, top: int) -> Group:
     return Group(*parts)
 
 
-def _headline(found: Explanation) -> str:
+def _headline(found: "Explanation") -> str:
     if found.trial is None:
         return "no plan was measured in full"
     verdict = "meets the criterion" if found.accepted else "loses too much"
@@ -68,7 +72,7 @@ def _headline(found: Explanation) -> str:
     )
 
 
-def _ops(ops: list[FloatOp], top: int, form: str) -> list[RenderableType]:
+def _ops(ops: "list[FloatOp]", top: int, form: str) -> list[RenderableType]:
     reasons = dict.fromkeys(one.reason for one in ops)
     parts: list[RenderableType] = [
         Text(f"  {sum(one.reason == reason for one in ops)}: {reason}") for reason in reasons
