@@ -55,7 +55,7 @@ class ModelRunner:
                 f"{model.source}: needs one image input, has {len(model.inputs)}: {', '.join(model.inputs)}"
             )
         self._model = model
-        self._has_run = False
+        self._has_run = self._closed = False
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=intra_op_threads,
             inter_op_parallelism_threads=inter_op_threads,
@@ -88,7 +88,10 @@ class ModelRunner:
         self.close()
 
     def close(self) -> None:
-        """Free the session and its buffers."""
+        """Free the session and its buffers; what is asked of it afterwards raises RuntimeError."""
+        if self._closed:
+            return
+        self._closed = True
         self._session.close()
         # They hold the graph, with a copy of its weights.
         del self._session, self._run, self._traced_run, self._input
@@ -147,7 +150,8 @@ class ModelRunner:
 
         also_fed: values of further tensors, by their names.
         """
-        feeds = {self._input: self.as_fed(images), **(also_fed or {})}
+        feed = self.as_fed(images)
+        feeds = {self._input: feed, **(also_fed or {})}
         try:
             return list(self._session.run(list(tensors), feeds))
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
@@ -202,6 +206,8 @@ class ModelRunner:
 
     def as_fed(self, images: NDArray[Any]) -> NDArray[Any]:
         """The images in the input's dtype. Raises ModelError for a shape or dtype that the input does not take."""
+        if self._closed:
+            raise RuntimeError(f"{self._model.source}: its runner is closed")
         _check_fed(f"{self._model.source}: input {self._input.name}", self._input.shape, self._input.dtype, images)
         return images.astype(self._input.dtype.as_numpy_dtype, copy=False)
 
