@@ -27,6 +27,10 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 _XLA_ON_CPU = "--tf_xla_cpu_global_jit"
 
 
+# Of smaller graphs it is not worth the time to give memory back.
+LARGE_BYTES = 30_000_000
+
+
 class ModelRunner:
     """A session over one model, built once and used for many images; a context manager that frees it.
 
@@ -56,6 +60,7 @@ class ModelRunner:
             )
         self._model = model
         self._has_run = self._closed = False
+        self._is_large = model.size_bytes >= LARGE_BYTES
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=intra_op_threads,
             inter_op_parallelism_threads=inter_op_threads,
@@ -95,7 +100,11 @@ class ModelRunner:
         self._session.close()
         # They hold the graph, with a copy of its weights.
         del self._session, self._run, self._traced_run, self._input
-        give_back_memory()
+        self._give_back_memory()
+
+    def _give_back_memory(self) -> None:
+        if self._is_large:
+            give_back_memory()
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -116,7 +125,7 @@ class ModelRunner:
             raise ModelError(f"{self._model.source}: failed while running: {first_line(error)}") from error
         if not self._has_run:
             self._has_run = True
-            give_back_memory()
+            self._give_back_memory()
         return dict(zip(self._model.outputs, values, strict=True))
 
     def trace(self, images: NDArray[Any], *, graphs: bool = False, gpu: bool = False) -> tf.compat.v1.RunMetadata:
