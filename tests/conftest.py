@@ -1,6 +1,7 @@
 """Fixtures that every test folder may use."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,16 @@ def float_graph() -> type[FloatGraph]:
 def run() -> Callable[..., list[NDArray[Any]]]:
     """Run a graph on `x`: (graph, x, names of tensors; `out` unless told)."""
     return run_graph
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Commands that run in this process set up its logging, on a stream that ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -647,6 +647,9 @@ def test_every_stage_is_told_in_order(make_job: MakeJob) -> None:
         def note(self, text: str) -> None:
             assert "\n" not in text
 
+        def event(self, event: Any) -> None:
+            pass
+
         def track(self, items: Any, total: int, title: str) -> Any:
             return iter(items)
 

@@ -1,6 +1,5 @@
 """A pipeline that remembers what it was asked and answers at once, in the place of the real one."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,12 +92,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The commands set up logging and the environment of their process: put back what was there."""
+    """The commands set up the environment of their process: put back what was there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("COLUMNS", "80")
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
     yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
