@@ -11,7 +11,7 @@ from tuner.data.dataset import open_dataset
 from tuner.detections import Detections, GroundTruth
 from tuner.errors import EvaluationError
 from tuner.evaluation.coco_map import CocoBackend, ImageTruth, coco_metrics, match_image
-from tuner.evaluation.match_records import MatchRecords, match_records, mean_average_precision
+from tuner.evaluation.match_records import MatchRecords, average_precisions, match_records, mean_average_precision
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 
@@ -100,6 +100,26 @@ def test_many_sets_at_once_are_as_each_alone(monkeypatch: pytest.MonkeyPatch) ->
     at_once = mean_average_precision(records, weights)
     monkeypatch.setattr("tuner.evaluation.match_records._DRAWN_AT_ONCE", 50)
     assert mean_average_precision(records, weights).tolist() == at_once.tolist()
+
+
+def test_the_precision_of_a_category_is_the_map_of_a_set_without_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = records_of(*random_scene(4, images=20))
+    weights = np.random.default_rng(4).integers(0, 3, (7, len(records)))
+    monkeypatch.setattr("tuner.evaluation.match_records._DRAWN_AT_ONCE", 40)
+    found = average_precisions(records, weights)
+    for index in range(len(records.category_ids)):
+        kept = records.category_of == index
+        alone = replace(
+            records,
+            category_ids=records.category_ids[index : index + 1],
+            objects=records.objects[:, index : index + 1],
+            image_of=records.image_of[kept],
+            category_of=np.zeros(np.count_nonzero(kept), np.int32),
+            scores=records.scores[kept],
+            outcomes=records.outcomes[kept],
+        )
+        assert np.array_equal(found[:, index], mean_average_precision(alone, weights))
+    assert found.max() > 0
 
 
 def test_what_is_not_annotated_in_a_set_does_not_count() -> None:

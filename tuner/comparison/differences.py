@@ -1,14 +1,13 @@
 """What two detectors differ by on the same images, and how sure that is: category by category, and in all."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import EvaluationError
 from tuner.evaluation.early_rejection import FEWEST_IMAGES, INTERVAL_RESAMPLES
-from tuner.evaluation.match_records import MatchRecords, mean_average_precision
+from tuner.evaluation.match_records import MatchRecords, average_precisions
 
 CONFIDENCE = 0.95
 
@@ -67,7 +66,7 @@ def find_differences(a: MatchRecords, b: MatchRecords, *, seed: int = 0) -> Diff
     weights = np.concatenate([np.ones((1, images), np.int64), drawn])
     # [sets, categories]; NaN where no object of the category was drawn.
     missing = weights @ a.objects == 0
-    of_a, of_b = (np.where(missing, np.nan, np.stack(list(_each_category(one, weights)), axis=1)) for one in (a, b))
+    of_a, of_b = (np.where(missing, np.nan, average_precisions(one, weights)) for one in (a, b))
     changes = of_b - of_a
     annotated = a.objects.any(axis=0)
     in_images = np.count_nonzero(a.objects, axis=0)
@@ -88,22 +87,6 @@ def find_differences(a: MatchRecords, b: MatchRecords, *, seed: int = 0) -> Diff
     ]
     ordered = sorted(found, key=lambda category: (category.difference, category.category_id))
     return Differences(float(whole[0]), _interval(whole[1:]), tuple(ordered))
-
-
-def _each_category(records: MatchRecords, weights: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
-    """The average precision of each category in each set, [B], as the mAP of a set that has no other category."""
-    for k in range(len(records.category_ids)):
-        kept = records.category_of == k
-        alone = replace(
-            records,
-            category_ids=records.category_ids[k : k + 1],
-            objects=records.objects[:, k : k + 1],
-            image_of=records.image_of[kept],
-            category_of=np.zeros(np.count_nonzero(kept), np.int32),
-            scores=records.scores[kept],
-            outcomes=records.outcomes[kept],
-        )
-        yield mean_average_precision(alone, weights)
 
 
 def _certain(changes: NDArray[np.float64], enough: NDArray[np.bool_]) -> NDArray[np.bool_]:

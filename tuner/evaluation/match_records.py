@@ -132,17 +132,39 @@ def mean_average_precision(records: MatchRecords, weights: NDArray[Any]) -> NDAr
     detections that found an object are looked at: between two of them recall stands still and precision falls, so that
     no maximum of precision lies there.
     """
-    weights = np.asarray(weights)
-    objects = weights.astype(np.float64) @ records.objects.astype(np.float64)
-    by_image = np.ascontiguousarray(weights.T, np.int32)
-    total = np.zeros(len(weights))
-    for category, images, outcomes in _by_category(records):
-        step = max(1, _DRAWN_AT_ONCE // len(images))
-        for start in range(0, len(weights), step):
-            sets = slice(start, start + step)
-            total[sets] += _average_precision(by_image[images, sets], outcomes, objects[sets, category])
+    objects = _drawn_objects(records, weights)
+    total = np.zeros(len(objects))
+    for _, sets, precisions in _each_precision(records, weights, objects):
+        total[sets] += precisions
     mean: NDArray[np.float64] = total / np.maximum(np.count_nonzero(objects, axis=1), 1)
     return mean
+
+
+def average_precisions(records: MatchRecords, weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Of each category what `mean_average_precision` takes the mean of: [B, C], 0 where nothing of it is annotated."""
+    objects = _drawn_objects(records, weights)
+    found = np.zeros(objects.shape)
+    for category, sets, precisions in _each_precision(records, weights, objects):
+        found[sets, category] = precisions
+    return found
+
+
+def _drawn_objects(records: MatchRecords, weights: NDArray[Any]) -> NDArray[np.float64]:
+    """[B, C], how many objects are annotated in each set."""
+    drawn: NDArray[np.float64] = np.asarray(weights).astype(np.float64) @ records.objects.astype(np.float64)
+    return drawn
+
+
+def _each_precision(
+    records: MatchRecords, weights: NDArray[Any], objects: NDArray[np.float64]
+) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
+    """The average precision of each category with finds, some sets at a time."""
+    by_image = np.ascontiguousarray(np.asarray(weights).T, np.int32)
+    for category, images, outcomes in _by_category(records):
+        step = max(1, _DRAWN_AT_ONCE // len(images))
+        for start in range(0, len(objects), step):
+            sets = slice(start, start + step)
+            yield category, sets, _average_precision(by_image[images, sets], outcomes, objects[sets, category])
 
 
 def _by_category(records: MatchRecords) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.int8]]]:

@@ -1,10 +1,8 @@
 """Accuracy taken apart: by category and by the size of the objects, the float model against the best graph."""
 
-from dataclasses import replace
-
 import numpy as np
 
-from tuner.evaluation.match_records import MatchRecords, mean_average_precision
+from tuner.evaluation.match_records import MatchRecords, average_precisions
 from tuner.report.html.figure import colour, inline_svg, new_figure
 from tuner.report.html.markup import EMPTY, Part, picture, table
 from tuner.run_record import RunRecord
@@ -23,8 +21,11 @@ def by_category(run: RunRecord) -> Part:
             None,
             "Not known: detections are kept of graphs that meet the criterion, and an eval_func tells of none.",
         )
+    old_precisions, new_precisions = (
+        average_precisions(records, np.ones((1, len(records))))[0].tolist() for records in (before, after)
+    )
     rows = sorted(
-        zip(_names(run, before), category_precisions(before), category_precisions(after), strict=True),
+        zip(_names(run, before), old_precisions, new_precisions, strict=True),
         key=lambda row: row[2] - row[1],
     )
     shown = rows[:MOST_CATEGORIES]
@@ -65,25 +66,6 @@ def by_size(run: RunRecord) -> Part:
     return Part(
         SIZES, table(["figure", "float", "best graph", "change"], rows, texts=["figure"]) if rows else EMPTY, wide=False
     )
-
-
-def category_precisions(records: MatchRecords) -> list[float]:
-    """Of each of the records' categories the average precision; their mean over those with objects is the mAP."""
-    whole = np.ones((1, len(records)))
-    found = []
-    for index in range(len(records.category_ids)):
-        rows = records.category_of == index
-        alone = replace(
-            records,
-            category_ids=records.category_ids[index : index + 1],
-            objects=records.objects[:, index : index + 1],
-            image_of=records.image_of[rows],
-            category_of=np.zeros(int(rows.sum()), np.int32),
-            scores=records.scores[rows],
-            outcomes=records.outcomes[rows],
-        )
-        found.append(float(mean_average_precision(alone, whole)[0]))
-    return found
 
 
 def _names(run: RunRecord, records: MatchRecords) -> list[str]:
