@@ -1,7 +1,6 @@
 """Progress for machines: one JSON object for each event, as docs/progress.md lists them."""
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import IO, Any
 
 from tuner.cli.progress import Notes
 from tuner.progress import Event, Item, Stage, TrialBegan, TrialEnded, TrialLooked
+from tuner.report.result import finite
 
 SCHEMA = 1
 _SECONDS_BETWEEN_COUNTS = 1.0
@@ -27,7 +27,7 @@ class JsonLines:
     def tell(self, kind: str, **fields: Any) -> None:
         """Write an object; null stands for numbers that JSON does not have."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"schema": SCHEMA, "time": now, "kind": kind, **_finite(fields)}
+        line = {"schema": SCHEMA, "time": now, "kind": kind, **finite(fields)}
         self._out.write(json.dumps(line, allow_nan=False) + "\n")
         self._out.flush()
 
@@ -61,11 +61,3 @@ class JsonLines:
         self.tell(kind, **within, **asdict(event))
         if isinstance(event, TrialEnded):
             self._trial = None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

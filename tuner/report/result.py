@@ -146,8 +146,17 @@ def result_json(result: TuningResult) -> dict[str, Any]:
         "refused_ops": dict(result.refused),
         "rewritten": {"notes": list(result.rewritten), "float_latency_ms": result.rewritten_ms},
     }
-    finite: dict[str, Any] = _finite(table)
-    return finite
+    shown: dict[str, Any] = finite(table)
+    return shown
+
+
+def finite(value: Any) -> Any:
+    """`value` with null in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _measured(measurement: Measurement) -> dict[str, Any]:
@@ -173,12 +182,3 @@ def _best(best: CompletedTrial, result: TuningResult) -> dict[str, Any]:
         "trial": best.number,
         "output_model": str(result.output_model),
     }
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null in the place of numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
