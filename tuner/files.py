@@ -1,12 +1,16 @@
 """Files that are either whole or absent: written under a temporary name, then renamed."""
 
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tuner.errors import TunerError
+
+_REPLACED = "replaced"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -34,6 +38,21 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     _write_then_rename(path, fill)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what writes of `path` that were killed left beside it. None may be running."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    scratches = [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name) and not beside.is_symlink()]
+    for scratch in filter(Path.is_dir, scratches):
+        if {inside.name for inside in scratch.iterdir()} <= {path.name, _REPLACED}:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write_then_rename(path: Path, fill: Callable[[Path], None]) -> None:
     scratch: Path | None = None
     try:
@@ -43,7 +62,7 @@ def _write_then_rename(path: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         if temporary.is_dir() and path.is_dir():
             # A folder cannot be replaced in one step: the old one moves aside first, and back if that fails.
-            replaced = scratch / "replaced"
+            replaced = scratch / _REPLACED
             path.rename(replaced)
             try:
                 temporary.rename(path)

@@ -17,18 +17,17 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.data.dataset import DetectionDataset, open_dataset
-from tuner.data.images import Entry, ImageStore, map_ahead
+from tuner.data.images import JPEG_MAGIC, Entry, ImageStore, map_ahead
 from tuner.data.instances import load_instances
 from tuner.data.records import AnnotatedJpeg, write_records
 from tuner.errors import DatasetError
-from tuner.files import write_text
+from tuner.files import file_sha256, write_text
 from tuner.progress import Progress
 
 # What a run that is stopped has to make again, at most. COCO's val2017 becomes 10 files of some 80 MB.
 IMAGES_PER_SHARD = 500
 
 _SCHEMA = 1
-_JPEG_MAGIC = b"\xff\xd8\xff"
 # What is known of each file: None until it is finished.
 _Manifest = dict[str, dict[str, Any] | None]
 
@@ -106,7 +105,7 @@ def convert_coco(
             if path.name not in finished:
                 source = _source(part, names)
                 write_records(path, progress.track(_annotated(part, names), len(part), path.name))
-                manifest[path.name] = {"source_sha256": source, "sha256": _sha256(path), "records": len(part)}
+                manifest[path.name] = {"source_sha256": source, "sha256": file_sha256(path), "records": len(part)}
                 _write_manifest(manifest_file, manifest)
         stage.note(f"{len(parts) - len(finished)} files")
     return Conversion(
@@ -136,7 +135,7 @@ def _jpegs(dataset: DetectionDataset, *, skip_bad_records: bool) -> DetectionDat
     """The set without images that are no JPEG files, which these records cannot hold; the first one raises."""
     kept, skipped = [], list(dataset.skipped)
     for entry in dataset.entries:
-        if replace(entry, size=len(_JPEG_MAGIC)).read() == _JPEG_MAGIC:
+        if replace(entry, size=len(JPEG_MAGIC)).read() == JPEG_MAGIC:
             kept.append(entry)
         else:
             skipped.append(f"{entry.where}: is no JPEG file, as records hold them; convert it first")
@@ -205,13 +204,10 @@ def _source(part: DetectionDataset, names: Mapping[int, str]) -> str:
 
 def _is_finished(path: Path, facts: Mapping[str, Any], part: DetectionDataset, names: Mapping[int, str]) -> bool:
     return (
-        path.is_file() and facts.get("sha256") == _sha256(path) and facts.get("source_sha256") == _source(part, names)
+        path.is_file()
+        and facts.get("sha256") == file_sha256(path)
+        and facts.get("source_sha256") == _source(part, names)
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:

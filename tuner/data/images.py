@@ -20,6 +20,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 MOST_THREADS = min(8, os.cpu_count() or 1)
+# What every JPEG file begins with.
+JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from tuner.data.annotations import check_ground_truth
 from tuner.data.coco_categories import COCO_LABEL_MAP
+from tuner.data.images import JPEG_MAGIC
 from tuner.data.label_map import side_by_side
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError, did_you_mean
 
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
-_JPEG_MAGIC = b"\xff\xd8\xff"
 _IMAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits the evaluators' int64
 
 
@@ -54,7 +54,7 @@ def encode_example(image: AnnotatedJpeg) -> bytes:
     Boxes and areas become float32. Raises DatasetError when the bytes are no JPEG, or when names or masks do not
     pair with the objects.
     """
-    if not image.encoded.startswith(_JPEG_MAGIC):
+    if not image.encoded.startswith(JPEG_MAGIC):
         raise DatasetError(f"{image.filename}: image/encoded: begins with {image.encoded[:4]!r}; expected a JPEG file")
     truth = image.ground_truth
     if len(image.category_names) != len(truth) or len(image.masks) not in (0, len(truth)):

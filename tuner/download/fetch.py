@@ -1,6 +1,5 @@
 """One file over HTTP: resumed where it was cut, checked by size and SHA-256, and either whole or absent."""
 
-import hashlib
 import http.client
 import logging
 import os
@@ -29,6 +28,7 @@ from urllib.request import (
 from tuner.download.archives import Archive
 from tuner.download.exclusive import lock, no_link
 from tuner.errors import TunerError
+from tuner.files import file_sha256
 from tuner.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def fetch(archive: Archive, target: Path, progress: Progress, patience: Patience
             file.flush()
             os.fsync(file.fileno())
             with progress.stage("verify"):
-                found = _sha256(part)
+                found = file_sha256(part)
             version.unlink(missing_ok=True)
             if found != archive.sha256:
                 part.unlink()
@@ -116,12 +116,7 @@ def _beside(target: Path, suffix: str) -> Path:
 
 
 def _is_whole(target: Path, archive: Archive) -> bool:
-    return target.is_file() and target.stat().st_size == archive.size_bytes and _sha256(target) == archive.sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return target.is_file() and target.stat().st_size == archive.size_bytes and file_sha256(target) == archive.sha256
 
 
 def _check_free_space(archive: Archive, part: Path) -> None:

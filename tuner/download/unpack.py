@@ -2,8 +2,6 @@
 
 import json
 import lzma
-import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -73,16 +71,6 @@ def unpack(archive: Path, folder: Path, sha256: str) -> None:
         raise
     except _DAMAGED as error:
         raise _damaged(archive, error) from None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what calls that were killed left of `folder` beside it. None may be running."""
-    # The name of the temporary folder that `write_folder` makes, and all that it puts there.
-    name = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}")
-    scratches = [path for path in folder.parent.iterdir() if name.fullmatch(path.name) and not path.is_symlink()]
-    for path in filter(Path.is_dir, scratches):
-        if {inside.name for inside in path.iterdir()} <= {folder.name, "replaced"}:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def is_unpacked(folder: Path) -> bool:
