@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "cache": set(),
     "precision": set(),
     "memory": set(),
-    "progress": {"memory"},
+    "progress": set(),
     "masks": set(),
     "download": set(),
     "detections": {"masks"},

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal, Protocol, TypeVar
 
-from tuner.memory import give_back_memory
-
 Item = TypeVar("Item")
 Ending = Literal["accepted", "over_limit", "rejected", "failed"]
 
@@ -154,11 +152,10 @@ class Clock:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
-        """Begin a stage of the progress and time it; a stage that raises is timed too. What it made and left goes."""
+        """Begin a stage of the progress and time it; a stage that raises is timed too."""
         started = perf_counter()
         try:
             with self.progress.stage(title) as stage:
                 yield stage
         finally:
-            give_back_memory()
             self.seconds[title] = self.seconds.get(title, 0.0) + perf_counter() - started
