@@ -96,6 +96,14 @@ def least_loss(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequ
     return min(completed, key=lambda trial: loss(criterion, baseline, trial.measurement), default=None)
 
 
+def best_trial(
+    weights: Mapping[Objective, float], criterion: AccuracyCriterion, baseline: Measurement, trials: Sequence[Trial]
+) -> CompletedTrial | None:
+    """The trial of least cost of those that pass, else the one that loses least; None where none was completed."""
+    passing = passing_trials(weights, criterion, baseline, trials)
+    return passing[0] if passing else least_loss(criterion, baseline, trials)
+
+
 def pareto_front(criterion: AccuracyCriterion, baseline: Measurement, trials: Sequence[Trial]) -> list[CompletedTrial]:
     """The trials than which none loses less and is faster too, the fastest first."""
     completed = [trial for trial in trials if isinstance(trial, CompletedTrial)]

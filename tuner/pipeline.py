@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuner.cache import Cache
 from tuner.config import TuningConfig, pinned_yaml
-from tuner.criterion import judge, least_loss, outcome, pareto_front, passing_trials, share_lost
+from tuner.criterion import best_trial, judge, outcome, pareto_front, passing_trials, share_lost
 from tuner.data.calibration import QDataloader, calibration_images
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
 from tuner.evaluation.evaluator import EvalFunction
@@ -152,7 +152,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     reason = _search(config, search, runner, meter, clock)
 
     leading = passing_trials(weights, criterion, baseline, study.trials)
-    best = leading[0] if leading else least_loss(criterion, baseline, study.trials)
+    best = best_trial(weights, criterion, baseline, study.trials)
     if best is None and reason == STOPPED:
         raise KeyboardInterrupt(STOPPED)
     final = None

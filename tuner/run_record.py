@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tuner.cache import Cache
 from tuner.config import TuningConfig, parse_config
-from tuner.criterion import least_loss, passing_trials
+from tuner.criterion import best_trial
 from tuner.errors import ConfigError, EvaluationError, TunerError
 from tuner.evaluation.match_records import MatchRecords
 from tuner.files import write_text
@@ -199,5 +199,4 @@ def _best(config: TuningConfig, study: StudyRecord | None, result: Mapping[str, 
         made = result["best"]["graph_sha256"]
         return next(trial for trial in study.trials if isinstance(trial, CompletedTrial) and trial.graph_sha256 == made)
     criterion, weights = config.tuning.accuracy_criterion, config.tuning.weights
-    passing = passing_trials(weights, criterion, study.baseline, study.trials)
-    return passing[0] if passing else least_loss(criterion, study.baseline, study.trials)
+    return best_trial(weights, criterion, study.baseline, study.trials)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from time import perf_counter
 
 from tuner.config.tuning import AccuracyCriterion, TuningSettings
-from tuner.criterion import least_loss, loss, passes, passing_trials
+from tuner.criterion import best_trial, loss, passes
 from tuner.precision import OpPrecision
 from tuner.progress import Ending, Progress, SearchBegan, SearchEnded, TrialBegan, TrialEnded
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Trial
@@ -102,9 +102,9 @@ class TrialWatcher:
 
     def _running(self) -> RunningResult:
         criterion = self.settings.accuracy_criterion
-        passing = passing_trials(self.settings.weights, criterion, self.baseline, self.trials)
-        best = passing[0] if passing else least_loss(criterion, self.baseline, self.trials)
-        return RunningResult(criterion, self.baseline, tuple(self.trials), best, bool(passing))
+        best = best_trial(self.settings.weights, criterion, self.baseline, self.trials)
+        accepted = best is not None and passes(criterion, self.baseline, best.measurement)
+        return RunningResult(criterion, self.baseline, tuple(self.trials), best, accepted)
 
     def _ending(self, trial: Trial, running: RunningResult, seconds: float) -> TrialEnded:
         def told(verdict: Ending, **known: object) -> TrialEnded:
