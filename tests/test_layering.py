@@ -19,7 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "memory": set(),
     "progress": set(),
     "masks": set(),
-    "download": set(),
+    "exclusive": set(),
+    "download": {"exclusive"},
     "detections": {"masks"},
     "entry_point": set(),
     "trial": {"precision"},
@@ -54,12 +55,14 @@ ALLOWED["dashboard"] = {"run_record", "study"}
 ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
+_LOWEST.add("exclusive")
 for _room in set(ALLOWED) - _LOWEST:
     ALLOWED[_room].add("progress")
+ALLOWED["job"] = {"config", "data", "evaluation", "report"}
 ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
-    *("config", "data", "download", "export", "graph", "inputs", "measure", "model", "pipeline", "precision"),
+    *("config", "data", "download", "export", "graph", "inputs", "job", "measure", "model", "pipeline", "precision"),
     *("comparison", "dashboard", "explanation", "progress", "report", "run_record", "summary", "untuned"),
 }
 ALLOWED["__main__"] = {"cli"}

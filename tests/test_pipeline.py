@@ -20,12 +20,14 @@ from tuner.data.images import decode_image
 from tuner.errors import ConfigError, EvaluationError, ModelError, TunerError
 from tuner.evaluation import early_rejection
 from tuner.evaluation.evaluator import CocoEvaluator
+from tuner.exclusive import only_driver
+from tuner.job import TuningJob
 from tuner.measure import evaluate
 from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
-from tuner.pipeline import TuningJob, tune
+from tuner.pipeline import tune
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.report.result import TuningResult
 from tuner.trial import CompletedTrial, RejectedTrial
@@ -448,8 +450,21 @@ def test_the_input_is_never_replaced(make_job: MakeJob, files: Path) -> None:
 
 
 def test_a_workspace_that_cannot_be_made(make_job: MakeJob, taken: Path) -> None:
-    with pytest.raises(TunerError, match="the workspace cannot be made"):
+    with pytest.raises(TunerError, match="workspace: cannot be used as workspace: Not a directory"):
         tune(make_job(workspace=taken / "workspace", eval_func=Accuracy()))
+
+
+def test_a_second_run_in_a_workspace_is_refused_before_it_costs_anything(make_job: MakeJob) -> None:
+    accuracy = Accuracy()
+    job = make_job(eval_func=accuracy)
+    with (
+        only_driver(job.workspace),
+        pytest.raises(TunerError, match=f"another run works there: process {os.getpid()} "),
+    ):
+        tune(job)
+    assert accuracy.calls == 0
+    assert [path.name for path in job.workspace.iterdir()] == ["driver.json"]
+    assert tune(job).status == "accepted"
 
 
 def test_a_disk_that_fills_up_leaves_no_part_of_a_graph(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

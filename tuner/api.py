@@ -11,9 +11,9 @@ from tuner.errors import ConfigError, QuantizationError
 from tuner.evaluation.evaluator import EvalFunction
 from tuner.export.output import export_model
 from tuner.files import write_bytes
+from tuner.job import TuningJob
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
-from tuner.pipeline import TuningJob
 from tuner.pipeline import tune as run
 from tuner.progress import Progress
 from tuner.report.result import TuningResult

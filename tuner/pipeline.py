@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from tuner.cache import Cache
 from tuner.config import TuningConfig, pinned_yaml
 from tuner.criterion import best_trial, judge, outcome, pareto_front, passing_trials, share_lost
-from tuner.data.calibration import QDataloader, calibration_images
+from tuner.data.calibration import calibration_images
 from tuner.engine import calibrated_ranges, make_engine, optimized_model, search_space, worthwhile_space
-from tuner.evaluation.evaluator import EvalFunction
 from tuner.evidence.keep import keep_evidence
+from tuner.exclusive import only_driver
 from tuner.export.output import check_output, export_model
 from tuner.files import write_text
 from tuner.finals import Final, choose_final, untried_proposals
 from tuner.foresight import Foreseer
 from tuner.inputs import open_inputs, open_model, with_labels
+from tuner.job import TuningJob
 from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
 from tuner.progress import Clock, Progress, Silent
@@ -34,41 +34,16 @@ from tuner.report.result import (
     result_json,
     still_in_float,
 )
-from tuner.report.running import TrialCallback, TrialWatcher
+from tuner.report.running import TrialWatcher
 from tuner.run_record import RunRecord, read_run, write_run
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
-from tuner.session import environment, hash_images, identity, run_facts, storage_url
+from tuner.session import environment, hash_images, identity, run_facts
 from tuner.study import open_study
 from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
 
 STOPPED = "stopped by Ctrl-C; --resume goes on from here"
-
-
-@dataclass(frozen=True)
-class TuningJob:
-    """One run as it was asked for.
-
-    config: the settings. input_model: any of the four formats. output_model: a name ending in `.pb`, or a folder.
-    workspace: where the run keeps its record. storage: an SQLAlchemy URL in the place of the workspace's study.db.
-    resume: go on with the latest study there. fresh: use nothing that is there, cached results neither.
-    eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
-    callbacks: each is called with every trial, once it is recorded, and what the run has found so far.
-    """
-
-    config: TuningConfig
-    input_model: Path
-    output_model: Path
-    workspace: Path
-    storage: str | None = None
-    resume: bool = False
-    fresh: bool = False
-    skip_bad_records: bool = False
-    cache_mb: int = 512
-    eval_func: EvalFunction | None = None
-    q_dataloader: QDataloader | None = None
-    callbacks: Sequence[TrialCallback] = ()
 
 
 def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
@@ -78,7 +53,13 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     KeyboardInterrupt goes on where there is none yet; it says STOPPED where --resume would repeat nothing.
     What a callback raises goes on, but for StopTuning, which ends the search.
     """
-    config, clock, features = job.config, Clock(progress or Silent()), read_cpu_features()
+    with ExitStack() as held:
+        return _tune(job, Clock(progress or Silent()), held)
+
+
+def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
+    """All stages. held: keeps the workspace for this run, from the moment that it is first needed."""
+    config, features = job.config, read_cpu_features()
     criterion, weights = config.tuning.accuracy_criterion, config.tuning.weights
     warn_without_vnni(features)
     check_output(job.output_model, job.input_model)
@@ -102,9 +83,10 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
         stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.names), len(ops.refused), optimized.notes))
 
     with clock.stage("calibrate") as stage:
+        held.enter_context(only_driver(job.workspace))
         images_sha256 = hash_images(images)
         run_identity = identity(config, model, inputs, images_sha256=images_sha256, space=space, features=features)
-        study = open_study(storage_url(job.workspace, job.storage), run_identity, resume=job.resume)
+        study = open_study(job.storage_url, run_identity, resume=job.resume)
         cache = Cache(job.workspace, reads=not job.fresh)
         ranges, calibrations = calibrated_ranges(cache, prepared, ops, images, images_sha256)
         space, unprofitable = worthwhile_space(config, space, prepared, ranges)
@@ -120,7 +102,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
                 inputs,
                 run_identity,
                 (job.input_model, job.output_model),
-                storage=storage_url(job.workspace, job.storage),
+                storage=job.storage_url,
                 float_ops={**ops.refused, **unprofitable},
                 keys={"matches": meter.records_key, "foresight": [prepared.sha256, images_sha256]},
             ),

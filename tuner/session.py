@@ -20,24 +20,12 @@ from tuner.config import TuningConfig
 from tuner.data.coco_categories import COCO_LABEL_MAP
 from tuner.data.instances import find_instances_file, load_instances
 from tuner.data.label_map import read_label_map
-from tuner.errors import DatasetError, TunerError
+from tuner.errors import DatasetError
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.quantization.cpu import CpuFeatures
 from tuner.run_record import RunFacts
 from tuner.search.space import SearchSpace
-
-
-def storage_url(workspace: Path, storage: str | None) -> str:
-    """The SQLAlchemy URL of the study: `storage`, or `study.db` in the workspace, whose folder is made.
-
-    Raises TunerError when the folder cannot be made.
-    """
-    try:
-        workspace.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TunerError(f"{workspace}: the workspace cannot be made: {error.strerror or error}") from error
-    return storage or f"sqlite:///{workspace.resolve() / 'study.db'}"
 
 
 def identity(

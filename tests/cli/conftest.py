@@ -33,8 +33,6 @@ class FakePipeline:
     fault: BaseException | None = None
     calls: list[tuple[str, Any]] = field(default_factory=list)
 
-    TuningJob = SimpleNamespace
-
     def tune(self, job: SimpleNamespace, progress: Any) -> TuningResult:
         self._called("tune", job)
         with progress.stage("calibrate") as stage:
@@ -86,6 +84,7 @@ class FakePipeline:
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
     monkeypatch.setattr(tuner, "pipeline", fake, raising=False)
+    monkeypatch.setattr(tuner, "job", SimpleNamespace(TuningJob=SimpleNamespace), raising=False)
     monkeypatch.setattr(tuner, "measure", fake, raising=False)
     return fake
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.graph.conftest import Nms
 from tuner.config import parse_config
+from tuner.job import TuningJob
 from tuner.model.detection_model import DetectionModel
-from tuner.pipeline import TuningJob, tune
+from tuner.pipeline import tune
 
 
 @pytest.mark.parametrize("optimize", [True, False])

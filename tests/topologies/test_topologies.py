@@ -14,9 +14,10 @@ from tests.two_stage.network import DETECTION_OUTPUTS
 from tests.two_stage.stages import assert_only_layers, assert_only_layers_become_bfloat16
 from tuner.config import parse_config
 from tuner.criterion import Status
+from tuner.job import TuningJob
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
-from tuner.pipeline import TuningJob, tune
+from tuner.pipeline import tune
 from tuner.precision import INT8, Dtype, PrecisionPlan
 from tuner.quantization.audit import read_plan
 from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize

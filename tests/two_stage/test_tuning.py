@@ -12,9 +12,10 @@ from tests.two_stage.conftest import Small, pictures
 from tests.two_stage.network import DETECTIONS, MASK_SIDE
 from tuner.config import parse_config
 from tuner.criterion import Status
+from tuner.job import TuningJob
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
-from tuner.pipeline import TuningJob, tune
+from tuner.pipeline import tune
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 
 

@@ -158,8 +158,9 @@ def tune(
     folder = workspace or workspace_of(settings.tuning, settings.model.name)
     console = console_on(verbose=verbose)
     with hushed(verbose=verbose):
+        from tuner import job as jobs  # noqa: PLC0415 - as below
         from tuner import pipeline  # noqa: PLC0415 - TensorFlow takes seconds; help and mistakes do not wait
-    job = pipeline.TuningJob(
+    job = jobs.TuningJob(
         config=settings,
         input_model=input_model,
         output_model=output_model,

@@ -26,8 +26,8 @@ from urllib.request import (
 )
 
 from tuner.download.archives import Archive
-from tuner.download.exclusive import lock, no_link
 from tuner.errors import TunerError
+from tuner.exclusive import lock, no_link
 from tuner.files import file_sha256
 from tuner.progress import Progress
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from tuner.download.archives import Archive
-from tuner.download.exclusive import lock
 from tuner.download.fetch import DEFAULT_PATIENCE, Patience, fetch
 from tuner.download.unpack import is_complete, is_unpacked, unpack
 from tuner.errors import TunerError
+from tuner.exclusive import lock
 from tuner.files import remove_leftovers
 from tuner.progress import Progress
 
