@@ -91,6 +91,21 @@ def test_a_run_with_an_eval_func_has_the_pictures_of_its_search(made_run: Make) 
     assert "<svg" not in found["Images whose detections changed most"]
 
 
+def test_accuracy_by_size_is_drawn_worst_first(made_run: Make) -> None:
+    part = sections(render(made_run(12)))["Average precision by object size"]
+    names = re.findall(r"<text[^>]*>(small|medium|large)</text>", part)
+    # The last at the bottom, where matplotlib begins; medium was not measured.
+    run = made_run(12)
+    assert run.best is not None and run.baseline is not None
+    change = {
+        size: run.best.measurement.metrics[f"AP_{size}"] - run.baseline.metrics[f"AP_{size}"]
+        for size in ("small", "large")
+    }
+    assert names == sorted(change, key=change.__getitem__, reverse=True)
+    assert all(f'data-hint="{size}: ' in part for size in names)
+    assert re.findall(r'<td class="text">(.*?)</td>', part) == ["mAP"]
+
+
 def test_a_report_is_written_into_its_workspace(made_run: Make, tmp_path: Path) -> None:
     write_run(tmp_path, made_run(0).facts)
     path = write_report(tmp_path)
