@@ -387,6 +387,7 @@ def test_a_graph_that_loses_too_much_is_shown_as_one_that_passes(make_job: MakeJ
     assert result.relative_loss is not None and result.relative_loss > 1e-6
     assert result.loss_interval is not None
     run = read_run(job.workspace)
+    assert run.facts.category_names == {"1": "kind 1", "2": "kind 2", "3": "kind 3"}
     assert run.best is not None and run.op_times is not None and run.op_values is not None
     before, after = run.matches(run.facts.model_sha256), run.matches(run.best.graph_sha256)
     assert before is not None and after is not None
