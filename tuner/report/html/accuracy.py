@@ -68,10 +68,10 @@ def _side_by_side(rows: Sequence[tuple[str, float, float]], name: str, title: st
         axes.plot(old, index, "D", color=colour("float"), ms=6, label="float model" if index == 0 else None)
         axes.plot(new, index, "o", color=colour("int8"), ms=6, gid=gid, label="best graph" if index == 0 else None)
         hints[gid] = f"{label}: {old:.4f} to {new:.4f}, {new - old:+.4f}"
-    axes.set_yticks(range(len(rows)), [label[:24] for label, *_ in reversed(rows)], fontsize=9)
+    axes.set_yticks(range(len(rows)), [label[:24] for label, *_ in reversed(rows)], fontsize=10)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("average precision, IoU 0.50 to 0.95")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=10)
     return inline_svg(figure, name, title, hints)
 
 
