@@ -20,6 +20,7 @@ from tuner.data.images import decode_image
 from tuner.errors import ConfigError, EvaluationError, ModelError, TunerError
 from tuner.evaluation import early_rejection
 from tuner.evaluation.evaluator import CocoEvaluator
+from tuner.evidence.changed_images import most_changed
 from tuner.exclusive import only_driver
 from tuner.job import TuningJob
 from tuner.measure import evaluate
@@ -30,6 +31,7 @@ from tuner.model.runner import ModelRunner
 from tuner.pipeline import tune
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.report.result import TuningResult
+from tuner.run_record import read_run
 from tuner.trial import CompletedTrial, RejectedTrial
 
 tf1 = tf.compat.v1
@@ -373,6 +375,28 @@ def test_a_criterion_that_cannot_be_met_ends_with_the_best_effort(make_job: Make
     assert result.best.measurement.accuracy == max(accuracies)
     assert sha256(job.output_model) == result.best.graph_sha256
     assert result_of(job)["status"] == "best_effort"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_graph_that_loses_too_much_is_shown_as_one_that_passes(make_job: MakeJob, *, stopped: bool) -> None:
+    def stop(*told: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = make_job(relative=1e-6, max_trials=1, callbacks=[stop] if stopped else [])
+    settings = with_tuning(job, early_rejection_alpha=0)
+    result = tune(replace(job, config=settings))
+    assert result.status is (Status.INTERRUPTED if stopped else Status.BEST_EFFORT)
+    assert result.relative_loss is not None and result.relative_loss > 1e-6
+    assert result.loss_interval is not None
+    run = read_run(job.workspace)
+    assert run.facts.category_names == {"1": "kind 1", "2": "kind 2", "3": "kind 3"}
+    assert run.best is not None and run.op_times is not None and run.op_values is not None
+    before, after = run.matches(run.facts.model_sha256), run.matches(run.best.graph_sha256)
+    assert before is not None and after is not None
+    shown = run.changed_images()
+    assert shown is not None
+    assert shown["ids"].tolist() == most_changed(before, after) != before.image_ids[: len(shown["ids"])].tolist()
+    assert not np.array_equal(shown["0 float"], shown["0 best"])
 
 
 def test_a_time_limit_looks_for_faster_plans(make_job: MakeJob) -> None:

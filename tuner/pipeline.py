@@ -169,20 +169,10 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
         loss_interval=None if interval is None else (interval.low, interval.high),
         confirmation=None if best is None else meter.confirmations.get(best.graph_sha256),
     )
-    _report(
-        job,
-        result,
-        None if final is None else final.graph,
-        clock,
-        partial(
-            keep_evidence,
-            float_model=model,
-            prepared=prepared,
-            ranges=ranges,
-            dataset=inputs.evaluation,
-            image=meter.image,
-        ),
+    keep = partial(
+        keep_evidence, float_model=model, prepared=prepared, ranges=ranges, dataset=inputs.evaluation, image=meter.image
     )
+    _report(job, result, final, runner, clock, keep=keep)
     return result
 
 
@@ -256,15 +246,17 @@ def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock:
 def _report(
     job: TuningJob,
     result: TuningResult,
-    graph: DetectionModel | None,
+    final: Final | None,
+    runner: TrialRunner,
     clock: Clock,
+    *,
     keep: Callable[[DetectionModel, RunRecord], None],
 ) -> None:
-    """Write result.json and the report. graph: the best one, None after Ctrl-C. keep: what is shown of it besides."""
+    """Write result.json and the report. final: None after Ctrl-C. keep: keeps what is shown of the best graph."""
     write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
     with clock.stage("report") as stage:
-        if graph is not None:
-            keep(graph, read_run(job.workspace))
+        if result.best is not None:
+            keep(runner.graph(result.best) if final is None else final.graph, read_run(job.workspace))
         stage.note(str(write_report(job.workspace)))
 
 

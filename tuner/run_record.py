@@ -87,7 +87,7 @@ class RunRecord:
         return _best(self.config, self.study, self.result)
 
     def matches(self, graph_sha256: str) -> MatchRecords | None:
-        """Which detections of a graph found an object: of the float model, and of graphs that met the criterion."""
+        """Which detections of a graph found an object: of the float model, and of graphs measured on all images."""
         arrays = Cache(self.workspace).read_arrays(self.facts.keys["matches"][0], self.records_key(graph_sha256))
         try:
             return None if arrays is None else MatchRecords.from_arrays(arrays)

@@ -17,10 +17,6 @@ from numpy.typing import NDArray
 from sqlalchemy import make_url
 
 from tuner.config import TuningConfig
-from tuner.data.coco_categories import COCO_LABEL_MAP
-from tuner.data.instances import find_instances_file, load_instances
-from tuner.data.label_map import read_label_map
-from tuner.errors import DatasetError
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.quantization.cpu import CpuFeatures
@@ -89,7 +85,7 @@ def run_facts(
 ) -> RunFacts:
     """What a workspace tells of its run. paths: of input and output model; the rest is as in `RunFacts`."""
     versions = {name: importlib.metadata.version(name) for name in ("tuner", "numpy", "optuna", "pycocotools")}
-    shown = make_url(storage)
+    shown, images = make_url(storage), inputs.evaluation
     return RunFacts(
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         command=_command(storage, shown.render_as_string()),
@@ -100,7 +96,7 @@ def run_facts(
         settings=config.model_dump(mode="json", by_alias=True, exclude_unset=True),
         environment={**run_identity, "system": platform.platform(), "Python": platform.python_version(), **versions},
         float_ops=dict(float_ops),
-        category_names={str(number): name for number, name in _category_names(config, inputs).items()},
+        category_names={} if images is None else {str(i): name for i, name in images.category_names.items()},
         keys=keys,
     )
 
@@ -111,27 +107,6 @@ def _command(storage: str, shown_storage: str) -> str:
     of_tuner = program.name == "tuner" or program.parts[-2:] == ("tuner", "__main__.py")
     begin = ["tuner"] if of_tuner else ["python", str(program)]
     return shlex.join([*begin, *sys.argv[1:]]).replace(storage, shown_storage)
-
-
-def _category_names(config: TuningConfig, inputs: Inputs) -> dict[int, str]:
-    """Of a label map or an instances JSON; COCO's own where the data has so many of its ids that it is COCO."""
-    accuracy, images = config.evaluation.accuracy, inputs.evaluation
-    source = None if accuracy.dataset is None else accuracy.dataset.source
-    if images is None or source is None:
-        return {}
-    try:
-        if accuracy.anno_path is not None and accuracy.anno_path.suffix in (".yaml", ".yml"):
-            return {number: name for name, number in read_label_map(accuracy.anno_path).items()}
-        root, given = source.root, accuracy.anno_path or getattr(source, "annotations", None)
-        found = next((path for path in (given, root) if path is not None and path.is_file()), None)
-        if found is not None and found.suffix == ".json":
-            return dict(load_instances(found).categories)
-        if given is not None and root.is_dir():
-            return dict(load_instances(find_instances_file(root)).categories)
-    except DatasetError:
-        return {}
-    known = {number: name for name, number in COCO_LABEL_MAP.items()}
-    return known if len(images.category_ids & known.keys()) > len(known) // 2 else {}
 
 
 def hash_images(images: Sequence[NDArray[Any]]) -> str:

@@ -31,6 +31,8 @@ def test_a_model_and_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert (a["path"], a["figures"], a["size_bytes"]) == (DETECTOR, b["figures"], b["size_bytes"])
     assert a["figures"]["mAP"] > 0.2 and a["latency"]["median_ms"] > 0
     ap = [category["ap_a"] for category in found["categories"]]
+    names = {category["category_id"]: category["name"] for category in found["categories"]}
+    assert (names[1], names[14]) == ("disc", "chevron")
     assert sum(ap) / len(ap) == pytest.approx(a["figures"]["mAP"])
     assert found["disagreement"] == {"score": 0.3, "images_differing": 0, "images": []}
 
@@ -38,6 +40,7 @@ def test_a_model_and_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_workspace_brings_its_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", DETECTOR, run_workspace(tmp_path), "--limit=3", "--iters=1", "-q"]) == 0
     out = capsys.readouterr().out
+    assert "\n 14 chevron " in out
     assert out.startswith(f"A  {DETECTOR}\nB  {DETECTOR}\n")
     assert "B less A: +0.0000; on other images like these +0.0000 to +0.0000" in " ".join(out.split())
     assert "0 of 3 images have some that only one of the two finds" in " ".join(out.split())

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,29 @@ def test_an_unknown_class_name_is_named(record_file: Path) -> None:
     assert open_dataset(record_file, label_map={"car": 1, "cat": 2}).category_ids == {1, 2}
 
 
+def test_categories_of_records_have_the_names_in_them(tmp_path: Path, annotated: Annotated) -> None:
+    path = tmp_path / "set.record"
+    write_records(path, [annotated(1), annotated(2, category_names=("Auto", ""))])
+    dataset = open_dataset(path)
+    assert dataset.category_names == {3: "car", 17: "cat"} == dataset.first(1).category_names
+    # A label map knows of categories that do not occur, too.
+    assert open_dataset(path, label_map={"car": 1, "cat": 2, "Auto": 1, "": 4, "dog": 5}).category_names[5] == "dog"
+
+
+def test_names_that_do_not_pair_with_the_objects_are_no_names(tmp_path: Path, annotated: Annotated) -> None:
+    record = tf.train.Example.FromString(encode_example(annotated(1)))
+    record.features.feature["image/object/class/text"].bytes_list.value.append(b"dog")
+    path = write_raw(tmp_path / "a.record", [record.SerializeToString()])
+    assert open_dataset(path).category_names == {}
+
+
+def test_coco_s_names_are_taken_where_most_of_its_ids_occur(tmp_path: Path, annotated: Annotated) -> None:
+    path = write_raw(tmp_path / "a.record", [encode_example(annotated(1))])
+    unnamed = replace(open_dataset(path), names={})
+    assert unnamed.category_names == {}
+    assert replace(unnamed, category_ids=frozenset(range(1, 60))).category_names[90] == "toothbrush"
+
+
 def test_skipped_records_are_logged(tmp_path: Path, annotated: Annotated, caplog: pytest.LogCaptureFixture) -> None:
     path = write_raw(tmp_path / "mixed.record", [encode_example(annotated(1)), b"\xff\xfe"])
     open_dataset(path, skip_bad_records=True)
@@ -240,6 +264,7 @@ def test_images_come_in_the_order_of_the_json(tmp_path: Path, coco_table: Table,
     dataset = open_dataset(path)
     assert ids(dataset) == [30, 10, 20]
     assert dataset.category_ids == {3, 17, 90}
+    assert dataset.category_names == {3: "car", 17: "cat", 90: "toothbrush"}
     truth = dataset.entries[1].ground_truth
     np.testing.assert_array_equal(truth.boxes, [[0.25, 0.5, 0.75, 1.0], [2 / 24, 1 / 32, 6 / 24, 4 / 32]])
     assert truth.category_ids.tolist() == [3, 17]
@@ -288,6 +313,7 @@ def test_a_label_map_takes_the_place_of_the_ids_of_a_json(coco_file: Path) -> No
     label_map = {"car": 1, "cat": 2, "toothbrush": 5}
     dataset = open_dataset(coco_file, label_map=label_map)
     assert dataset.category_ids == {1, 2, 5}
+    assert dataset.category_names == {number: name for name, number in label_map.items()}
     assert [sample.ground_truth.category_ids.tolist() for sample in dataset] == [[2], [1, 2], []]
     with pytest.raises(DatasetError, match=r"categories: 'toothbrush' is not in the label map of 2 names$"):
         open_dataset(coco_file, label_map={"car": 1, "cat": 2})

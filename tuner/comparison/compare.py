@@ -53,7 +53,7 @@ class Comparison:
 
     iou_type: what is compared of an object, bbox or segm. labels: annotations, or model. score: from which on a
     detection counts in `disagreements`, the images in which most detections have no partner. differing: in how many
-    images one has none.
+    images one has none. category_names: by id, of those whose names are known.
     """
 
     images: int
@@ -65,6 +65,7 @@ class Comparison:
     score: float
     differing: int
     disagreements: tuple[Disagreement, ...]
+    category_names: Mapping[int, str]
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as a JSON object; differences are B less A."""
@@ -76,7 +77,10 @@ class Comparison:
             "confidence": CONFIDENCE,
             "models": {side: {**asdict(one), "path": str(one.path)} for side, one in (("a", self.a), ("b", self.b))},
             "map": {"difference": self.differences.difference, "interval": self.differences.interval},
-            "categories": [{**asdict(one), "difference": one.difference} for one in self.differences.categories],
+            "categories": [
+                {"name": self.category_names.get(one.category_id), **asdict(one), "difference": one.difference}
+                for one in self.differences.categories
+            ],
             "disagreement": {
                 "score": self.score,
                 "images_differing": self.differing,
@@ -156,6 +160,7 @@ def compare(
         score=score,
         differing=sum(one.alone > 0 for one in disagreements),
         disagreements=most_disagreeing(disagreements, most_images),
+        category_names=of_a.category_names,
     )
 
 

@@ -1,6 +1,6 @@
 """A comparison for a person to read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -27,7 +27,7 @@ def comparison_table(found: Comparison) -> Group:
             f"mAP of {'masks' if found.iou_type == 'segm' else 'boxes'}{agreement}, B less A: "
             f"{differences.difference:+.4f}; on other images like these {_between(differences.interval)} (95 of 100)"
         ),
-        _categories(differences.categories),
+        _categories(differences.categories, found.category_names),
         Text(
             f"intervals: of 95 of 100 sets of images like these, each category by itself; of "
             f"{len(differences.categories)} such intervals some miss 0 by chance\n"
@@ -53,12 +53,12 @@ def _figures(a: Compared, b: Compared) -> Table:
     return table
 
 
-def _categories(categories: Sequence[CategoryDifference]) -> Table:
+def _categories(categories: Sequence[CategoryDifference], names: Mapping[int, str]) -> Table:
     table = plain_table("category", "objects", "AP, A", "AP, B", "B less A", "on other images", "")
     for one in categories:
         interval = "-" if one.interval is None else _between(one.interval)
         table.add_row(
-            str(one.category_id),
+            Text(f"{one.category_id} {names.get(one.category_id, '')}".rstrip()),
             str(one.objects),
             f"{one.ap_a:.4f}",
             f"{one.ap_b:.4f}",
@@ -79,7 +79,7 @@ def _images(found: Comparison) -> list[RenderableType]:
     table = plain_table("image", "alone", "agreement", "objects", "A right / all", "B right / all")
     for one in found.disagreements:
         table.add_row(
-            one.name or str(one.image_id),
+            Text(one.name or str(one.image_id)),
             str(one.alone),
             f"{one.agreement:.2f}",
             str(one.objects),

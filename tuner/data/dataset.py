@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tuner.config.transforms import Step
+from tuner.data.coco_categories import COCO_LABEL_MAP
 from tuner.data.image_folder import find_images, read_images
 from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
@@ -36,6 +37,7 @@ class DetectionDataset:
     category_ids: the categories of the JSON; of records, those that occur.
     skipped: one message for each bad record that was left out. threads: that decode images, at most.
     steps: what is done to a decoded image before a model is fed it; nothing where there are none.
+    names: category id -> name, of a label map, else of the files; see `category_names`.
     """
 
     entries: tuple[Entry, ...]
@@ -43,6 +45,7 @@ class DetectionDataset:
     skipped: tuple[str, ...] = ()
     threads: int = MOST_THREADS
     steps: tuple[Step, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
     _store: ImageStore = field(default_factory=lambda: ImageStore(0), repr=False)
 
     def __len__(self) -> int:
@@ -64,6 +67,12 @@ class DetectionDataset:
     def first_image(self) -> NDArray[Any]:
         """The first image, [H, W, 3], or what its transforms make of it."""
         return next(iter(self.first(1))).image
+
+    @property
+    def category_names(self) -> Mapping[int, str]:
+        """What categories are called, by id; as COCO has it where nobody tells and more than half of its ids occur."""
+        coco = {number: name for name, number in COCO_LABEL_MAP.items()}
+        return self.names or (coco if len(self.category_ids & coco.keys()) > len(coco) // 2 else {})
 
     @cached_property
     def sha256(self) -> str:
@@ -128,9 +137,9 @@ def open_dataset(
     store = ImageStore(cache_mb * 2**20)
     images = [] if annotated or annotations or not location.is_dir() else _images_alone(location)
     if images:
-        categories, items = None, read_images(images)
+        names, items = None, read_images(images)
     else:
-        categories, items = _open(location, image_dir, annotations, label_map, masks=masks)
+        names, items = _open(location, image_dir, annotations, label_map, masks=masks)
     items = (item for item in _refuse_repeated_ids(items) if objects is None or _has_objects(item, objects))
     if skip_bad_records:
         items = map_ahead(lambda item: _refuse_undecodable(item, store), items)
@@ -150,10 +159,24 @@ def open_dataset(
         raise DatasetError(f"{location}: holds no usable image{kind}" + (f"; first: {skipped[0]}" if skipped else ""))
     if skipped:
         _log.warning("%s: %d bad records skipped; first: %s", location, len(skipped), skipped[0])
-    if categories is None:
-        categories = frozenset(i for entry in entries for i in entry.ground_truth.category_ids.tolist())
+    annotated_ids = (i for entry in entries for i in entry.ground_truth.category_ids.tolist())
+    categories = frozenset(annotated_ids if names is None else names)
     _check_label_map(location, categories, label_map)
-    return DetectionDataset(tuple(entries), categories, tuple(skipped), threads, steps, store)
+    if names is None:
+        names = _names_in_records(entries) if label_map is None else {i: name for name, i in label_map.items()}
+    return DetectionDataset(tuple(entries), categories, tuple(skipped), threads, steps, names, store)
+
+
+def _names_in_records(entries: Iterable[Entry]) -> dict[int, str]:
+    """Of each category the name that the first record with one gives it."""
+    names: dict[int, str] = {}
+    for entry in entries:
+        # Where labels tell the category, nothing depends on the names: a list of another length is of no use.
+        if len(entry.category_names) == len(entry.ground_truth):
+            for category, name in zip(entry.ground_truth.category_ids.tolist(), entry.category_names, strict=True):
+                if name:
+                    names.setdefault(category, name)
+    return names
 
 
 def _has_objects(item: Entry | DatasetError, objects: int) -> bool:
@@ -177,8 +200,8 @@ def _open(
     label_map: Mapping[str, int] | None,
     *,
     masks: bool,
-) -> tuple[frozenset[int] | None, _Items]:
-    """The category ids where the files list them, and what they hold."""
+) -> tuple[Mapping[int, str] | None, _Items]:
+    """The names by category id where the files list them, and what they hold."""
     records = None if annotations or image_dir or location.suffix == ".json" else _find_records(location)
     if records:
         return None, read_record_files(records, label_map, masks=masks)
@@ -191,7 +214,7 @@ def _open(
         path = folder / annotations if annotations else find_instances_file(folder)
     instances = load_instances(path, label_map)
     images = folder / image_dir if image_dir else find_image_folder(instances)
-    return instances.category_ids, read_instances(instances, images, masks=masks)
+    return instances.category_names, read_instances(instances, images, masks=masks)
 
 
 def _images_alone(folder: Path) -> list[Path]:

@@ -30,6 +30,7 @@ class Entry:
 
     where: names the image in error messages. height, width: in pixels, as annotated.
     path, offset, size: the encoded image is `size` bytes at `offset` of `path`; size -1 means the rest of the file.
+    category_names: of the annotated objects, in their order; empty where a record carries none, and of other files.
     """
 
     image_id: int
@@ -41,6 +42,7 @@ class Entry:
     path: Path
     offset: int = 0
     size: int = -1
+    category_names: tuple[str, ...] = ()
 
     def read(self) -> bytes:
         """The encoded image. Raises DatasetError when the file cannot be read."""

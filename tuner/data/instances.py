@@ -30,9 +30,9 @@ class Instances:
     label_map: Mapping[str, int] | None = None
 
     @property
-    def category_ids(self) -> frozenset[int]:
-        """The ids that count."""
-        return frozenset(map(self.category_id, self.categories))
+    def category_names(self) -> dict[int, str]:
+        """The names by the ids that count."""
+        return {self.category_id(in_file): name for in_file, name in self.categories.items()}
 
     def category_id(self, in_file: int) -> int:
         """The id that counts for one of the file's."""

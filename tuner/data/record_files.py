@@ -3,6 +3,7 @@
 import re
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -104,6 +105,8 @@ def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: _Frame, path: Path,
         path=path,
         offset=frame.offset + frame.content.index(image.encoded),
         size=len(image.encoded),
+        # Each name once in memory, however many objects it is of.
+        category_names=tuple(map(sys.intern, image.category_names)),
     )
 
 

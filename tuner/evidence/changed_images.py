@@ -1,7 +1,7 @@
 """The images whose detections changed most between the float model and the best graph, small enough to be shown."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from tuner.data.dataset import DetectionDataset
 from tuner.data.images import decode_image
 from tuner.detections import Detections
 from tuner.evaluation.match_records import MatchRecords
-from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 
 SHOWN = 6
@@ -32,9 +31,9 @@ def most_changed(before: MatchRecords, after: MatchRecords, count: int = SHOWN) 
 
 
 def detect_changes(
-    float_model: DetectionModel, graph: DetectionModel, dataset: DetectionDataset, image_ids: Sequence[int]
+    runners: Mapping[str, ModelRunner], dataset: DetectionDataset, image_ids: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
-    """Both models' detections in some images, as arrays by name, with the images themselves.
+    """The detections of the models `float` and `best` in some images, as arrays by name, with the images themselves.
 
     ids: [I] int64, names: [I] text. Of image i: "i jpeg", [bytes] uint8, of at most 320 pixels a side; "i float" and
     "i best", [N, 6] float32, ymin xmin ymax xmax 0..1, score, category id; "i truth", [N, 6], its scores 1.
@@ -53,10 +52,9 @@ def detect_changes(
         truth = entry.ground_truth
         arrays[f"{index} jpeg"] = _jpeg(decode_image(entry.read(), entry.where))
         arrays[f"{index} truth"] = _rows(truth.boxes, np.ones(len(truth)), truth.category_ids)[~truth.is_crowd]
-    for name, model in (("float", float_model), ("best", graph)):
-        with ModelRunner(model) as runner:
-            for index, sample in enumerate(samples):
-                arrays[f"{index} {name}"] = _found(runner.detect(sample.image, view=sample.view))
+    for name, runner in runners.items():
+        for index, sample in enumerate(samples):
+            arrays[f"{index} {name}"] = _found(runner.detect(sample.image, view=sample.view))
     return arrays
 
 

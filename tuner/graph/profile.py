@@ -112,20 +112,25 @@ def profile(model: DetectionModel, images: NDArray[Any], *, runs: int = 10, warm
     runs: traced ones, each after a plain one whose time is taken. warmup: runs before these.
     Raises ModelError for less than one run, or when TensorFlow fails.
     """
+    with ModelRunner(model, keeps_graphs=True) as runner:
+        return profile_running(runner, images, runs=runs, warmup=warmup)
+
+
+def profile_running(runner: ModelRunner, images: NDArray[Any], *, runs: int, warmup: int) -> Profile:
+    """The same of a model that runs already, with `keeps_graphs`."""
     if runs < 1 or warmup < 0:
         raise ModelError(f"runs, warmup: got {runs} and {warmup}; expected at least 1 and 0")
     gpu = bool(tf.config.list_physical_devices("GPU"))
     latencies_ms, records = [], []
-    with ModelRunner(model, keeps_graphs=True) as runner:
-        fed = runner.as_fed(images)
-        for _ in range(warmup):
-            runner.run(fed)
-        graphs = runner.trace(fed, graphs=True).partition_graphs
-        for _ in range(runs):
-            start = time.perf_counter()
-            runner.run(fed)
-            latencies_ms.append((time.perf_counter() - start) * 1000)
-            records.append(runner.trace(fed, gpu=gpu).step_stats)
+    fed = runner.as_fed(images)
+    for _ in range(warmup):
+        runner.run(fed)
+    graphs = runner.trace(fed, graphs=True).partition_graphs
+    for _ in range(runs):
+        start = time.perf_counter()
+        runner.run(fed)
+        latencies_ms.append((time.perf_counter() - start) * 1000)
+        records.append(runner.trace(fed, gpu=gpu).step_stats)
     return read_profile(records, graphs, statistics.median(latencies_ms))
 
 

@@ -5,6 +5,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tuner.report.html.page import render, write_report
 from tuner.report.html.style import SCRIPT
 from tuner.run_record import RunRecord, write_run
@@ -46,6 +48,13 @@ def test_names_from_outside_are_escaped_and_ids_are_unique(made_run: Make) -> No
     assert scripts == [SCRIPT]
     assert not {name for _, attributes in _Tags(page).found for name in attributes if name.startswith("on")}
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    found = sections(page)
+    for title in (
+        *("Sensitivity of each operator", "Average precision by category", "Time by operator type"),
+        *("Values and chosen ranges", "Images whose detections changed most", "Trials", "The command"),
+    ):
+        assert "&lt;script&gt;" in found[title], title
+        assert "<script" not in found[title], title
     ids = [str(attributes["id"]) for _, attributes in _Tags(page).found if "id" in attributes]
     assert len(ids) == len(set(ids))
     referred = set(re.findall(r'(?:url\(#|href="#)([^")]+)', page))
@@ -66,8 +75,27 @@ def test_the_first_screen_tells_verdict_loss_speed_size_and_file(made_run: Make)
     header = render(replace(run, result={**result, "best": {**best, "graph_sha256": f"{0:064x}"}})).partition("<main>")[
         0
     ]
+    assert "The search ended: found." in header
     for text in ("meets the criterion", "4.00x faster", "4.00x smaller", "-1.00% to 2.00%", "out/int8.pb", "1.00%"):
         assert text in header
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.41, "-2.50% (a gain)"), (0.39, "<b>2.50%</b>")])
+def test_more_than_the_float_model_has_is_called_a_gain(made_run: Make, accuracy: float, said: str) -> None:
+    run = made_run(1)
+    assert run.study is not None and run.best is not None
+    trial = replace(run.best, measurement=replace(run.best.measurement, accuracy=accuracy))
+    assert said in render(replace(run, study=replace(run.study, trials=[trial])))
+
+
+def test_settings_that_were_not_made_are_not_told(made_run: Make) -> None:
+    run = made_run(0)
+    configs = {**run.facts.environment, "accuracy configs": '{"a":null,"b":4}', "performance configs": '{"a":null}'}
+    part = sections(render(replace(run, facts=replace(run.facts, environment=configs))))["Environment"]
+    assert re.findall(r"<th>(\w+ configs)</th><td>(.*?)</td>", part) == [
+        ("accuracy configs", "b 4"),
+        ("performance configs", "as TensorFlow chooses"),
+    ]
 
 
 def test_an_unfinished_run_says_what_is_not_there(made_run: Make) -> None:
@@ -89,6 +117,21 @@ def test_a_run_with_an_eval_func_has_the_pictures_of_its_search(made_run: Make) 
     for title in ("Average precision by category", "Average precision by object size"):
         assert "eval_func" in found[title]
     assert "<svg" not in found["Images whose detections changed most"]
+
+
+def test_accuracy_by_size_is_drawn_worst_first(made_run: Make) -> None:
+    part = sections(render(made_run(12)))["Average precision by object size"]
+    names = re.findall(r"<text[^>]*>(small|medium|large)</text>", part)
+    # The last at the bottom, where matplotlib begins; medium was not measured.
+    run = made_run(12)
+    assert run.best is not None and run.baseline is not None
+    change = {
+        size: run.best.measurement.metrics[f"AP_{size}"] - run.baseline.metrics[f"AP_{size}"]
+        for size in ("small", "large")
+    }
+    assert names == sorted(change, key=change.__getitem__, reverse=True)
+    assert all(f'data-hint="{size}: ' in part for size in names)
+    assert re.findall(r'<td class="text">(.*?)</td>', part) == ["mAP"]
 
 
 def test_a_report_is_written_into_its_workspace(made_run: Make, tmp_path: Path) -> None:

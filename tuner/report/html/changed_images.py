@@ -22,7 +22,11 @@ def changed_images(run: RunRecord) -> Part:
     if arrays is None or not len(arrays["ids"]):
         return Part(TITLE, None, "Not kept: the run did not end, has no images of its own, or nothing changed.")
     strips = join(_strip(run, arrays, index) for index in range(len(arrays["ids"])))
-    return Part(TITLE, strips, f"Boxes with a score of at least {LEAST_SCORE:g}, {MOST_BOXES} at most.")
+    note = (
+        f"Boxes with a score of at least {LEAST_SCORE:g}, {MOST_BOXES} at most; below each picture their number. "
+        "Point at a box, or tap it, for its category and score."
+    )
+    return Part(TITLE, strips, note)
 
 
 def _strip(run: RunRecord, arrays: Mapping[str, NDArray[Any]], index: int) -> Markup:
@@ -49,19 +53,23 @@ def _strip(run: RunRecord, arrays: Mapping[str, NDArray[Any]], index: int) -> Ma
 def _box(run: RunRecord, row: list[float], width: int, height: int, colour: str, *, scored: bool) -> Markup:
     top, left, bottom, right, score, number = row
     x, y = max(left, 0) * width, max(top, 0) * height
+    end = min(right, 1) * width
+    # At the right edge of the picture a label ends where its box does, so as not to be cut off.
+    inwards = x > width * 2 / 3
     label = category_name(run, int(number)) + (f" {score:.2f}" if scored else "")
     return Markup(
         '<g data-hint="{}"><rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" style="stroke:var(--{})"/>'
-        '<text x="{:.1f}" y="{:.1f}">{}</text></g>'
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text></g>'
     ).format(
         label,
         x,
         y,
-        max(min(right, 1) * width - x, 0),
+        max(end - x, 0),
         max(min(bottom, 1) * height - y, 0),
         colour,
-        x + 2,
+        end - 2 if inwards else x + 2,
         max(y + 11, 11),
+        "end" if inwards else "start",
         label,
     )
 

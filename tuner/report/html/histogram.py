@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from tuner.report.html.markup import join
 
-_WIDTH, _HEIGHT, _TOP = 200.0, 76.0, 16.0
+_WIDTH, _HEIGHT, _TOP = 200.0, 78.0, 18.0
 
 
 def histogram_svg(held: Mapping[str, Any], title: str, colour: str) -> Markup:
@@ -27,11 +27,11 @@ def histogram_svg(held: Mapping[str, Any], title: str, colour: str) -> Markup:
     chosen = held.get("chosen")
     said = f", codes span {chosen[0]:.3g} to {chosen[1]:.3g}" if chosen else ""
     return Markup(
-        '<svg viewBox="-2 0 204 92" role="img" aria-label="{title}" data-hint="{title}: {low:.3g} to {high:.3g}{said}">'
+        '<svg viewBox="-2 0 204 96" role="img" aria-label="{title}" data-hint="{title}: {low:.3g} to {high:.3g}{said}">'
         '<path d="M0 {bottom}{path}V{bottom}Z" style="fill:var(--{colour})"/>{lines}'
         '<path d="M0 {bottom}H{width}" style="stroke:var(--line)"/>'
-        '<text x="0" y="11" class="small">{title}</text><text x="0" y="89" class="small">{low:.3g}</text>'
-        '<text x="{width}" y="89" class="small" text-anchor="end">{high:.3g}</text></svg>'
+        '<text x="0" y="12" class="small">{title}</text><text x="0" y="92" class="small">{low:.3g}</text>'
+        '<text x="{width}" y="92" class="small" text-anchor="end">{high:.3g}</text></svg>'
     ).format(
         title=title, low=low, high=high, said=said, bottom=_HEIGHT, width=_WIDTH, path=path, colour=colour, lines=lines
     )

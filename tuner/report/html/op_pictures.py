@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tuner.precision import Dtype, PrecisionPlan
 from tuner.report.html.figure import colour, inline_svg, new_figure
@@ -27,7 +28,7 @@ def sensitivity(run: RunRecord) -> Part:
     applied = run.best.applied
     ranked = sorted(run.damage.items(), key=lambda item: -item[1])
     shown = ranked[:MOST_OPS][::-1]
-    figure, axes = new_figure(0.9 + 0.19 * len(shown))
+    figure, axes = new_figure(0.9 + 0.2 * len(shown))
     hints = {}
     for row, (op, damage) in enumerate(shown):
         gid, dtype = f"op{row}", _dtype(applied, op)
@@ -38,11 +39,14 @@ def sensitivity(run: RunRecord) -> Part:
     for dtype, name in COLOUR_OF.items():
         if any(_dtype(applied, op) is dtype for op, _ in shown):
             axes.barh(0, 0, color=colour(name), label=f"{dtype.value} in the best graph")
-    axes.set_yticks(range(len(shown)), [_shortened(op) for op, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [_shortened(op) for op, _ in shown], fontsize=9.5)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.grid(axis="y", visible=False)
+    # An exponent of the whole axis would lie on its label.
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.set_xlabel("squared error over squared result")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="lower right", fontsize=10)
     of_all = f"The {len(shown)} most sensitive of {len(ranked)}. " if len(ranked) > len(shown) else ""
     caption = f"{of_all}How much more wrong the results get with it in int8, foreseen on a few images."
     return Part(SENSITIVITY, picture(inline_svg(figure, "sensitivity", SENSITIVITY, hints), caption), wide=False)
@@ -74,10 +78,10 @@ def op_times(run: RunRecord) -> Part:
             axes.barh(index + offset, us / 1000, 0.36, color=colour(name), label=title if index == 0 else None)
             axes.patches[-1].set_gid(gid)
             hints[gid] = f"{op}, {title}: {us / 1000:.3f} ms"
-    axes.set_yticks(range(len(rows)), [_shortened(op) for op, *_ in reversed(rows)], fontsize=9)
+    axes.set_yticks(range(len(rows)), [_shortened(op) for op, *_ in reversed(rows)], fontsize=10)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("ms in a traced run")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="lower right", fontsize=10)
     of_all = f"all nodes: {sum(before.values()) / 1000:.1f} ms and {sum(after.values()) / 1000:.1f} ms"
     caption = f"A few traced runs of each; tracing adds time, and nodes may run side by side ({of_all})."
     return Part(TIMES, picture(inline_svg(figure, "types", TIMES, hints), caption), wide=False)

@@ -52,9 +52,10 @@ def trade_off(run: RunRecord, judged: Sequence[Judged]) -> Part:
     _limit(axes, run)
     _legend_of_verdicts(axes, measured)
     axes.set_xlabel("latency, ms")
+    axes.margins(x=0.08)
     axes.set_xlim(left=0)
     _loss_axis(axes, run, [*lost.values(), *(bound for one in measured for bound in one.interval or ())])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=10)
     left_out = len(judged) - len(measured)
     said = f"; {left_out} plans were rejected early or failed, and have no latency" if left_out else ""
     svg = inline_svg(figure, "tradeoff", f"{TRADE_OFF} of {len(measured)} plans", hints)
@@ -62,8 +63,9 @@ def trade_off(run: RunRecord, judged: Sequence[Judged]) -> Part:
         TRADE_OFF,
         picture(
             svg,
-            "Left is faster, lower is better. Lines through a plan: between which bounds its loss would lie on 95 of "
-            f"100 other sets of images, where the plan's matches were kept. Latencies are those of the trials{said}.",
+            "Left is faster, lower is better. The line through a plan: between which bounds its loss would lie on 95 "
+            "of 100 other sets of images. Latencies are those of the trials, one after the other; those at the top "
+            f"were taken in turns and are the ones to compare{said}.",
         ),
         wide=False,
     )
@@ -96,7 +98,7 @@ def search_path(run: RunRecord, judged: Sequence[Judged]) -> Part:
     axes.set_xlabel(f"{name} of search")
     axes.set_xlim(left=0)
     _loss_axis(axes, run, [lost for _, lost in known])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=3, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=3, fontsize=10)
     return Part(PATH, picture(inline_svg(figure, "path", f"{PATH}, {len(known)} trials", hints)), wide=False)
 
 

@@ -45,7 +45,7 @@ svg text{{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif!impor
 .grid{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:.5rem}}
 .pair{{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}}
 .pair svg{{width:100%;height:auto;display:block}}
-svg .small{{font-size:10px;fill:var(--muted)}}
+svg .small{{font-size:13px;fill:var(--muted)}}
 .strip{{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:.35rem;margin:.5rem 0 1.1rem}}
 .strip svg{{width:100%;height:auto;display:block}}
 .strip figcaption{{font-size:.8rem;line-height:1.3}}
@@ -58,15 +58,19 @@ svg .small{{font-size:10px;fill:var(--muted)}}
 table{{border-collapse:collapse;font-size:.9rem;width:100%}}
 th,td{{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid var(--line)}}
 td.figure,th.figure{{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}}
-.trials td{{min-width:3rem}}.trials td.text{{min-width:11rem}}
+.trials td{{min-width:3rem}}.trials td:first-child{{white-space:nowrap}}
+.trials td.text:not(:first-child){{min-width:11rem}}
 .facts th{{font-weight:600;width:12rem}}
 [data-hint]{{cursor:help}}
 #hint{{position:fixed;z-index:1;max-width:18rem;padding:.35rem .55rem;border-radius:.35rem;background:var(--ink);
 color:var(--paper);font-size:.85rem;pointer-events:none}}
-@media screen and (min-width:60rem){{main{{display:grid;grid-template-columns:1fr 1fr;gap:0 2.5rem}}
-section{{min-width:0}}section.wide{{grid-column:1/-1}}}}
-@media(max-width:34rem){{.facts th{{width:7.5rem}}}}
-@media print{{body{{max-width:none;padding:0}}figure,.card,tr,.strip{{break-inside:avoid}}h2{{break-after:avoid}}
+section{{min-width:0}}
+@media print,(min-width:60rem){{main{{display:grid;grid-template-columns:1fr 1fr;gap:0 2.5rem}}
+section.wide{{grid-column:1/-1}}}}
+@media(max-width:34rem){{.facts th{{width:7.5rem}}.boxes text{{display:none}}}}
+@media print{{body{{max-width:none;padding:0}}figure,.card,tr,.strip,.half{{break-inside:avoid}}
+h2,.note{{break-after:avoid}}main{{gap:0 1.5rem}}
+.cards{{grid-template-columns:repeat(4,1fr)}}
 .scroll{{overflow:visible}}a{{color:inherit}}}}
 """
 

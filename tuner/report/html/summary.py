@@ -26,7 +26,7 @@ def summary(run: RunRecord, judged: list[Judged]) -> Markup:
     headline = _HEADLINES.get(status or "", "The run has not ended, or was cut off: what is known so far")
     if status in (None, "interrupted") and run.best is not None:
         headline += "; the best graph so far " + ("meets the criterion" if met else "does not meet the criterion")
-    reason = "" if run.result is None else run.result["reason"]
+    reason = "" if run.result is None else f"The search ended: {run.result['reason']}."
     return Markup('<h1 class="{}">{}</h1><p>{}</p><div class="cards">{}</div>').format(
         "good" if met and status != "best_effort" else "bad", headline, reason, join(_cards(run, judged))
     )
@@ -53,13 +53,13 @@ def _cards(run: RunRecord, judged: list[Judged]) -> list[Markup]:
     bounds = (
         ""
         if interval is None
-        else f"; {loss_text(run, interval[0])} to {loss_text(run, interval[1])} on 95 of 100 other sets"
+        else f"; on 95 of 100 other sets of images {loss_text(run, interval[0])} to {loss_text(run, interval[1])}"
     )
     kind = "relative " if criterion.kind == "relative" else ""
     cards = [
         _card(
-            f"{kind}loss, of at most {loss_text(run, criterion.limit)}",
-            loss_text(run, lost),
+            f"{kind}loss; {loss_text(run, criterion.limit)} is allowed",
+            loss_text(run, lost) + (" (a gain)" if lost < 0 else ""),
             f"{metric} {baseline.accuracy:.4f} to {best.measurement.accuracy:.4f}{bounds}",
         ),
         _card(

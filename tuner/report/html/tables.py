@@ -1,5 +1,6 @@
 """The trials one by one, what the run ran on, and how to make it again."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -52,11 +53,23 @@ def environment(run: RunRecord) -> Part:
         "started": run.facts.started,
         "model": run.facts.input_model,
         "storage": run.facts.storage,
-        **{f"{name} (SHA-256)" if name == "model" else name: text for name, text in run.facts.environment.items()},
+        **{_title(name): _environment_text(name, text) for name, text in run.facts.environment.items()},
     }
     seconds = {} if run.result is None else run.result["seconds"]
     taken = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value)
     return Part("Environment", facts({**found, **({"time taken": taken} if taken else {})}))
+
+
+def _title(name: str) -> str:
+    return f"{name} (SHA-256)" if name == "model" else name
+
+
+def _environment_text(name: str, text: str) -> str:
+    """Settings without those that were not made."""
+    if not name.endswith(" configs"):
+        return text
+    made = {key: value for key, value in json.loads(text).items() if value is not None}
+    return ", ".join(f"{key} {value}" for key, value in made.items()) or "as TensorFlow chooses"
 
 
 def command(run: RunRecord) -> Part:
