@@ -139,9 +139,15 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
         raise KeyboardInterrupt(STOPPED)
     final = None
     if best is not None:
-        models = [model, optimized.model] if optimized.done else [model]
         final = _hand_over(
-            job, runner, meter, space, models, leading=leading or [best], compare=reason != STOPPED, clock=clock
+            job,
+            runner,
+            meter,
+            space,
+            [model, optimized.model] if optimized.done else [model],
+            leading=leading or [best],
+            compare=reason != STOPPED,
+            clock=clock,
         )
         reason = STOPPED if final is None else "; ".join(filter(None, (reason, final.note)))
     if final is not None:
