@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tuner.data.image_size import JPEG_MAGIC, check_pixels
 from tuner.data.images import Entry, decode_image
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -34,10 +34,11 @@ def read_images(paths: list[Path]) -> Iterator[Entry | DatasetError]:
 
 
 def _size(encoded: bytes, where: str) -> tuple[int, int]:
-    if not encoded.startswith(_JPEG_MAGIC):
+    if not encoded.startswith(JPEG_MAGIC):
         return decode_image(encoded, where).shape[:2]
     try:
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     except tf.errors.OpError:
         raise DatasetError(f"{where}: image does not decode: it is no whole JPEG file") from None
+    check_pixels(height, width, where)
     return height, width
