@@ -55,6 +55,7 @@ class TuningJob:
     resume: go on with the latest study there. fresh: use nothing that is there, cached results neither.
     eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
     callbacks: each is called with every trial, once it is recorded, and what the run has found so far.
+    allow_code: import what the settings name as module:name. allow_ops: as `load_model`.
     """
 
     config: TuningConfig
@@ -66,6 +67,8 @@ class TuningJob:
     fresh: bool = False
     skip_bad_records: bool = False
     cache_mb: int = 512
+    allow_code: bool = False
+    allow_ops: bool = False
     eval_func: EvalFunction | None = None
     q_dataloader: QDataloader | None = None
     callbacks: Sequence[TrialCallback] = ()
@@ -84,7 +87,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
     check_output(job.output_model, job.input_model)
 
     with clock.stage("load") as stage:
-        model = open_model(config, job.input_model)
+        model = open_model(config, job.input_model, allow_ops=job.allow_ops)
         inputs = open_inputs(
             config,
             skip_bad_records=job.skip_bad_records,
@@ -92,6 +95,7 @@ def tune(job: TuningJob, progress: Progress | None = None) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
             fed_to=model,
+            allow_code=job.allow_code,
         )
         inputs = with_labels(config, inputs, model, clock.progress)
         images = list(calibration_images(inputs.calibration, max(config.quantization.calibration.sampling_sizes)))
