@@ -21,7 +21,9 @@ MARKUP = "[red]a[/red][link=//evil]b[/link] :cat:"
 
 def printed(*things: object, terminal: bool = True) -> str:
     file = io.StringIO()
-    console = PlainConsole(file=file, force_terminal=terminal, width=200, color_system="truecolor" if terminal else None)
+    console = PlainConsole(
+        file=file, force_terminal=terminal, width=200, color_system="truecolor" if terminal else None
+    )
     for thing in things:
         console.print(thing)
     return file.getvalue()
