@@ -54,8 +54,7 @@ class TuningJob:
     workspace: where the run keeps its record. storage: an SQLAlchemy URL in the place of the workspace's study.db.
     resume: go on with the latest study there. fresh: use nothing that is there, cached results neither.
     eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
-    callbacks: each is called with every trial, once it is recorded, and what the run has found so far.
-    allow_code: import what the settings name as module:name. allow_ops: as `load_model`.
+    callbacks: called with each recorded trial and what was found so far. allow_code, allow_ops: as `tuner.tune`.
     """
 
     config: TuningConfig
