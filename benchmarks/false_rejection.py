@@ -101,7 +101,7 @@ def chosen(records: MatchRecords, images: int) -> MatchRecords:
 
 def read(file: Path) -> MatchRecords:
     """Match records from a file of the cache."""
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         return MatchRecords.from_arrays(arrays)
 
 

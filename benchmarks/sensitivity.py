@@ -83,7 +83,7 @@ class Judge:
             started = time.perf_counter()
             np.savez(file, **vars(self._measured(quantize(self.prepared, plan, self.ranges))))
             print(f"{file.name}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
-        with np.load(file) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             return Outcome(**arrays)
 
     def file(self, name: str) -> Path:

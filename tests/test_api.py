@@ -1,6 +1,7 @@
 """The Python entry points, on a model of three convolutions whose user brings images and accuracy."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,11 @@ def test_objects_named_in_the_settings(folder: Path, monkeypatch: pytest.MonkeyP
         "evaluation": {**SETTINGS["evaluation"], "accuracy": {"eval_func": "extension_of_api:accuracy"}},
     }
     (folder / "named.yaml").write_text(yaml.safe_dump(settings))
-    q_model = Quantization("named.yaml")("three.pb")
+    for config in ("named.yaml", settings):
+        with pytest.raises(ConfigError, match=r"'extension_of_api:accuracy' is code, .*allow_code=True"):
+            Quantization(config)("three.pb")
+    assert "extension_of_api" not in sys.modules
+    q_model = Quantization("named.yaml")("three.pb", allow_code=True)
     assert q_model.result.baseline.accuracy == 0.5
     assert q_model.result.best is not None
     assert q_model.result.best.proposal.calibration_images == 2

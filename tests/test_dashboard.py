@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,6 +54,14 @@ def started(workspace: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def fetched(address: str) -> Any:
     with urllib.request.urlopen(address, timeout=30) as answer:
         return json.load(answer)
+
+
+def test_it_listens_on_loopback_alone(started: tuple[subprocess.Popen[str], str]) -> None:
+    port = urllib.parse.urlsplit(started[1].split()[0]).port
+    tables = [Path(f"/proc/net/{table}") for table in ("tcp", "tcp6")]
+    sockets = [line.split() for table in tables if table.is_file() for line in table.read_text().splitlines()[1:]]
+    listening = [local for _, local, _, state, *_ in sockets if state == "0A" and local.endswith(f":{port:04X}")]
+    assert listening == [f"0100007F:{port:04X}"]
 
 
 def test_the_dashboard_shows_a_run_until_ctrl_c(started: tuple[subprocess.Popen[str], str]) -> None:

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,14 @@ def test_objects_named_in_the_settings(parse: Parse, folder: Path, monkeypatch: 
     (folder / "extension_of_inputs.py").write_text("def accuracy(graph_def):\n    return 0.5\nimages = [1, 2]\n")
     monkeypatch.syspath_prepend(str(folder))
     config = parse({"eval_func": "extension_of_inputs:accuracy"}, {"q_dataloader": "extension_of_inputs:images"})
-    inputs = opened(config)
+    for named in ("evaluation.accuracy.eval_func: 'extension_of_inputs:accuracy'", "q_dataloader"):
+        loaded = {"eval_func": accuracy_of} if named == "q_dataloader" else {}
+        with pytest.raises(ConfigError, match=rf"{named}.* is code, .*; give --allow-code \(allow_code=True\)"):
+            opened(config, **loaded)
+    assert "extension_of_inputs" not in sys.modules
+    # Objects that the caller hands over are the caller's own code.
+    assert opened(config, eval_func=accuracy_of, q_dataloader=[3]).calibration == [3]
+    inputs = opened(config, allow_code=True)
     assert inputs.eval_func({}) == 0.5
     assert inputs.calibration == [1, 2]
 
@@ -185,7 +193,7 @@ def test_what_is_missing_is_named(
     accuracy: dict[str, Any], calibration: dict[str, Any], message: str, parse: Parse
 ) -> None:
     with pytest.raises(ConfigError) as raised:
-        opened(parse(accuracy, calibration))
+        opened(parse(accuracy, calibration), allow_code=True)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -194,7 +202,7 @@ def test_a_module_that_fails_when_it_is_imported(parse: Parse, folder: Path, mon
     (folder / "failing_extension.py").write_text("raise ZeroDivisionError('first\\nsecond')\n")
     monkeypatch.syspath_prepend(str(folder))
     with pytest.raises(ConfigError, match="failing_extension cannot be imported: ZeroDivisionError: first") as raised:
-        opened(parse({"eval_func": "failing_extension:f"}))
+        opened(parse({"eval_func": "failing_extension:f"}), allow_code=True)
     assert "\n" not in str(raised.value)
 
 

@@ -29,6 +29,8 @@ def tune(
     storage: str | None = None,
     resume: bool = False,
     fresh: bool = False,
+    allow_code: bool = False,
+    allow_ops: bool = False,
     eval_func: EvalFunction | None = None,
     q_dataloader: QDataloader | None = None,
     callbacks: Sequence[TrialCallback] = (),
@@ -40,6 +42,8 @@ def tune(
     output: a name ending in `.pb`, or a folder for a SavedModel. workspace: `./tuner_workspace/<model name>` by
     default. resume: go on with the latest run there; fresh: use nothing that earlier runs kept there.
     eval_func, q_dataloader: objects that win over what the configuration names.
+    allow_code: import what the configuration names as `module:name`, which is refused otherwise. allow_ops: take a
+    model with ops that reach files, the network or code outside of the graph.
     callbacks: each is called as `callback(trial, running)` once a trial is recorded, with a RunningResult; one that
     raises StopTuning ends the search, and what was found is handed over. Whatever else it raises leaves from here; the
     trials are kept, and `resume=True` goes on.
@@ -55,6 +59,8 @@ def tune(
             storage=storage,
             resume=resume or (settings.tuning.workspace.resume is not None and not fresh),
             fresh=fresh,
+            allow_code=allow_code,
+            allow_ops=allow_ops,
             eval_func=eval_func,
             q_dataloader=q_dataloader,
             callbacks=callbacks,
@@ -93,9 +99,13 @@ class Quantization:
         eval_func: EvalFunction | None = None,
         progress: Progress | None = None,
         callbacks: Sequence[TrialCallback] = (),
+        *,
+        allow_code: bool = False,
+        allow_ops: bool = False,
     ) -> QuantizedModel:
         """Search for an int8 graph of `model`: a path, a GraphDef or a `tensorflow.Graph`.
 
+        allow_code, allow_ops: as `tune`.
         Returns the fastest graph that meets the criterion, or the best effort: `result.status` says which.
         Raises QuantizationError when not one plan could be measured, TunerError for what the caller can mend.
         """
@@ -113,6 +123,8 @@ class Quantization:
             model,
             output,
             workspace=workspace,
+            allow_code=allow_code,
+            allow_ops=allow_ops,
             q_dataloader=q_dataloader,
             eval_func=eval_func,
             callbacks=callbacks,
@@ -120,7 +132,8 @@ class Quantization:
         )
         if result.best is None:
             raise QuantizationError(f"no plan could be measured: {result.reason}; {workspace / 'result.json'} says why")
-        return QuantizedModel(load_model(output, result.model.inputs, result.model.outputs), result)
+        found = load_model(output, result.model.inputs, result.model.outputs, allow_ops=allow_ops)
+        return QuantizedModel(found, result)
 
 
 def _settings(config: str | Path | Mapping[str, object] | TuningConfig) -> TuningConfig:

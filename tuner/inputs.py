@@ -60,9 +60,12 @@ class Inputs:
         return getattr(self.eval_func, "__qualname__", type(self.eval_func).__qualname__)
 
 
-def open_model(config: TuningConfig, path: Path) -> DetectionModel:
-    """The detector that the settings speak of. Raises ModelError, and DatasetError for its file of classes."""
-    model = load_model(path, config.model.inputs, config.model.outputs)
+def open_model(config: TuningConfig, path: Path, *, allow_ops: bool = False) -> DetectionModel:
+    """The detector that the settings speak of. allow_ops: as `load_model`.
+
+    Raises ModelError, and DatasetError for its file of classes.
+    """
+    model = load_model(path, config.model.inputs, config.model.outputs, allow_ops=allow_ops)
     return replace(model, reading=read_classes(config.model))
 
 
@@ -74,17 +77,21 @@ def open_inputs(
     eval_func: EvalFunction | None = None,
     q_dataloader: QDataloader | None = None,
     fed_to: DetectionModel | None = None,
+    allow_code: bool = False,
 ) -> Inputs:
     """Open everything that a run reads. Objects given by the caller win over what the configuration names.
 
-    fed_to: the model that must take the images. Raises ConfigError when accuracy or calibration has no source,
+    fed_to: the model that must take the images. allow_code: import what the configuration names as module:name.
+    Raises ConfigError when accuracy or calibration has no source,
     DatasetError for data that cannot be used, ModelError where the model does not take what the transforms make.
     """
     accuracy, calibration = config.evaluation.accuracy, config.quantization.calibration
     if eval_func is None and accuracy.eval_func is not None:
-        eval_func = load_entry_point(accuracy.eval_func, "evaluation.accuracy.eval_func")
+        eval_func = load_entry_point(accuracy.eval_func, "evaluation.accuracy.eval_func", allow_code=allow_code)
     if q_dataloader is None and calibration.q_dataloader is not None:
-        q_dataloader = load_entry_point(calibration.q_dataloader, "quantization.calibration.q_dataloader")
+        q_dataloader = load_entry_point(
+            calibration.q_dataloader, "quantization.calibration.q_dataloader", allow_code=allow_code
+        )
     evaluation = None
     if eval_func is None:
         if accuracy.dataset is None:

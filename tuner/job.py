@@ -18,7 +18,8 @@ class TuningJob:
     workspace: where the run keeps its record. storage: an SQLAlchemy URL in the place of the workspace's study.db.
     resume: go on with the latest study there. fresh: use nothing that is there, cached results neither.
     eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
-    callbacks: each is called with every trial, once it is recorded, and what the run has found so far.
+    allow_code: import what the settings name as module:name. allow_ops: take a model whose operators reach files, the
+    network or code. callbacks: each is called with every trial, once it is recorded, and what the run has found so far.
     """
 
     config: TuningConfig
@@ -30,6 +31,8 @@ class TuningJob:
     fresh: bool = False
     skip_bad_records: bool = False
     cache_mb: int = 512
+    allow_code: bool = False
+    allow_ops: bool = False
     eval_func: EvalFunction | None = None
     q_dataloader: QDataloader | None = None
     callbacks: Sequence[TrialCallback] = ()

@@ -31,14 +31,21 @@ def evaluate(
     *,
     skip_bad_records: bool = False,
     cache_mb: int = 512,
+    allow_code: bool = False,
+    allow_ops: bool = False,
 ) -> Measurement:
-    """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend."""
+    """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend.
+
+    allow_code: import what the settings name as module:name. allow_ops: as `load_model`.
+    """
     if config.evaluation.accuracy.labels == "model":
         raise ConfigError("evaluation.accuracy.labels: got model; a model alone cannot be compared with itself")
     clock = Clock(progress or Silent())
     with clock.stage("load"):
-        loaded = open_model(config, model)
-        inputs = open_inputs(config, skip_bad_records=skip_bad_records, cache_mb=cache_mb, fed_to=loaded)
+        loaded = open_model(config, model, allow_ops=allow_ops)
+        inputs = open_inputs(
+            config, skip_bad_records=skip_bad_records, cache_mb=cache_mb, fed_to=loaded, allow_code=allow_code
+        )
     with clock.stage("evaluate"):
         image = next(calibration_images(inputs.calibration, 1))
         return measure_fully(make_evaluator(config, inputs, image, clock.progress), loaded)
@@ -56,16 +63,19 @@ def benchmark(
     threads: int,
     instances: int,
     xla: bool,
+    allow_ops: bool = False,
 ) -> list[TimedRun]:
     """Time models of any format in turns, on batches of each size: the first image of a data set, repeated.
 
     The data set is the one at dataset_location, else the settings', else a grey picture. names: what each model is
     called in the result. xla: also each run once more, compiled. threads: of each instance, 0 for all of its cores.
+    allow_ops: as `load_model`.
     Raises TunerError for what the user can mend.
     """
     if xla:
         allow_xla_on_cpu()
-    loaded = [load_model(path, *((config.model.inputs, config.model.outputs) if config else ())) for path in models]
+    endpoints = (config.model.inputs, config.model.outputs) if config else ()
+    loaded = [load_model(path, *endpoints, allow_ops=allow_ops) for path in models]
     image = None
     if config is not None:
         image = first_image(config, dataset_location, loaded[0])

@@ -65,7 +65,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
     check_output(job.output_model, job.input_model)
 
     with clock.stage("load") as stage:
-        model = open_model(config, job.input_model)
+        model = open_model(config, job.input_model, allow_ops=job.allow_ops)
         inputs = open_inputs(
             config,
             skip_bad_records=job.skip_bad_records,
@@ -73,6 +73,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
             eval_func=job.eval_func,
             q_dataloader=job.q_dataloader,
             fed_to=model,
+            allow_code=job.allow_code,
         )
         inputs = with_labels(config, inputs, model, clock.progress)
         images = list(calibration_images(inputs.calibration, max(config.quantization.calibration.sampling_sizes)))

@@ -37,12 +37,13 @@ class Untuned:
 
 
 def read_calibration_images(
-    config: TuningConfig, model: DetectionModel, *, skip_bad_records: bool = False
+    config: TuningConfig, model: DetectionModel, *, skip_bad_records: bool = False, allow_code: bool = False
 ) -> list[NDArray[Any]]:
     """The images that the settings name for calibration, else the first of the evaluation set, each [1, H, W, 3].
 
-    As many as the largest `sampling_size`, with the settings' transforms. Raises ConfigError where no source is named,
-    DatasetError for a bad one, ModelError where the model's input does not take what it gives.
+    As many as the largest `sampling_size`, with the settings' transforms. allow_code: as `open_inputs`.
+    Raises ConfigError where no source is named, DatasetError for a bad one, ModelError where the model's input
+    does not take what it gives.
     """
     calibration = config.quantization.calibration
     has_own = calibration.dataset is not None or calibration.q_dataloader is not None
@@ -53,6 +54,7 @@ def read_calibration_images(
         # Nothing is evaluated: where calibration has images of its own, the evaluation set need not be there.
         eval_func=(lambda graph: 0.0) if has_own or config.evaluation.accuracy.dataset is None else None,
         fed_to=model,
+        allow_code=allow_code,
     )
     return list(calibration_images(inputs.calibration, max(calibration.sampling_sizes)))
 

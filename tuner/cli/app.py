@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 from rich.console import Console, RenderableType
 
-from tuner.cli.terminal import set_up_logging, steady
+from tuner.cli.terminal import PlainConsole, set_up_logging, steady, visible
 from tuner.errors import TunerError
 
 MISTAKE = 2
@@ -49,6 +49,8 @@ Iterations = Annotated[
     int | None, typer.Option("--iters", metavar="N", min=1, help="Runs that are timed, for the latency.")
 ]
 SkipBadRecords = Annotated[bool, typer.Option("--skip-bad-records", help="Leave bad records out and count them.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Import what the settings name as module:name.")]
+AllowOps = Annotated[bool, typer.Option("--allow-ops", help="Take a model whose ops reach files, network or code.")]
 CacheMb = Annotated[int, typer.Option("--cache-mb", metavar="MIB", min=0, help="Memory for decoded images.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that TensorFlow and others log.")]
@@ -69,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         message = error.format_message()
     if message:  # Without a command, the help is all that is said.
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print("error:", visible(" ".join(message.split())), file=sys.stderr)
     return MISTAKE
 
 
 def console_on(*, verbose: bool) -> Console:
     """The console on stderr; log records go there from now on."""
-    console = Console(file=steady(sys.stderr), highlight=False)
+    console = PlainConsole(file=steady(sys.stderr))
     set_up_logging(console, verbose=verbose)
     return console
 
@@ -93,4 +95,4 @@ def megabytes(size_bytes: int) -> str:
 def show(table: RenderableType) -> None:
     """Print a result on stdout."""
     # Not cropped: a path stays whole where the terminal is narrower.
-    Console(highlight=False).print(table, crop=False)
+    PlainConsole().print(table, crop=False)

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from tuner.cli.app import (
+    AllowCode,
+    AllowOps,
     CacheMb,
     Config,
     Iterations,
@@ -43,6 +45,8 @@ def compare(
     iters: Iterations = None,
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
+    allow_code: AllowCode = False,
+    allow_ops: AllowOps = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -69,6 +73,8 @@ def compare(
         iterations=iters,
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
+        allow_code=allow_code,
+        allow_ops=allow_ops,
     )
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))

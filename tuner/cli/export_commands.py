@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tuner.cli.app import Model, SkipBadRecords, Verbose, app, console_on, megabytes, show
+from tuner.cli.app import AllowCode, AllowOps, Model, SkipBadRecords, Verbose, app, console_on, megabytes, show
 from tuner.cli.settings import FlagSetting, load_settings
 from tuner.cli.terminal import hushed
 from tuner.config import TuningConfig, resolve_op_rules
@@ -59,6 +59,8 @@ def export(
         bool, typer.Option("--symmetric", help="ONNX: int8 with zero point 0 and float biases, as TensorRT asks.")
     ] = False,
     skip_bad_records: SkipBadRecords = False,
+    allow_code: AllowCode = False,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Write a detector for another runtime: SavedModel, ONNX or TFLite."""
@@ -80,7 +82,7 @@ def export(
     console_on(verbose=verbose)
     with hushed(verbose=verbose):
         if to is Format.SAVED_MODEL:
-            table = _saved_model(model, output)
+            table = _saved_model(model, output, allow_ops=allow_ops)
         else:
             settings = load_settings(
                 plan,
@@ -97,17 +99,19 @@ def export(
                 plan=_plan(settings, plan),
                 symmetric=symmetric,
                 skip_bad_records=skip_bad_records,
+                allow_code=allow_code,
+                allow_ops=allow_ops,
             )
     show(table)
     return 0
 
 
-def _saved_model(path: Path, output: Path) -> Table:
+def _saved_model(path: Path, output: Path, *, allow_ops: bool) -> Table:
     from tuner.export.output import check_output, export_model  # noqa: PLC0415 - TensorFlow takes seconds
     from tuner.model.loading import load_model  # noqa: PLC0415
 
     check_output(output, path)
-    model = load_model(path)
+    model = load_model(path, allow_ops=allow_ops)
     export_model(model, output)
     table = _table([output])
     table.add_row("inputs", ", ".join(model.inputs))
@@ -124,6 +128,8 @@ def _network(
     plan: PrecisionPlan | None,
     symmetric: bool,
     skip_bad_records: bool,
+    allow_code: bool,
+    allow_ops: bool,
 ) -> Table:
     from tuner.export.output import check_output  # noqa: PLC0415
     from tuner.export.runtimes import export_onnx, export_tflite  # noqa: PLC0415
@@ -131,9 +137,9 @@ def _network(
     from tuner.untuned import read_calibration_images  # noqa: PLC0415
 
     check_output(output, path)
-    model = load_model(path, settings.model.inputs, settings.model.outputs)
+    model = load_model(path, settings.model.inputs, settings.model.outputs, allow_ops=allow_ops)
     quantization = settings.quantization
-    images = read_calibration_images(settings, model, skip_bad_records=skip_bad_records)
+    images = read_calibration_images(settings, model, skip_bad_records=skip_bad_records, allow_code=allow_code)
     if to is Format.TFLITE:
         exported = export_tflite(model, output, images)
     else:

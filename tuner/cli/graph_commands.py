@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from tuner.cli.app import Model, Verbose, app, console_on, megabytes, names_in, show
+from tuner.cli.app import AllowOps, Model, Verbose, app, console_on, megabytes, names_in, show
 from tuner.cli.terminal import hushed
 from tuner.errors import ConfigError
 from tuner.report.table import plain_table
@@ -89,6 +89,7 @@ def freeze(
     called: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Name of the sum, an output in that tensor's place.")
     ] = None,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Make variables constants and leave out what only training needs."""
@@ -111,7 +112,12 @@ def freeze(
         elif (add_constant, add_to, called) != (None, None, None):
             raise ConfigError("--add-constant, --add-to and --as go together")
         frozen = freeze.freeze(
-            source, names_in(inputs), names_in(outputs), checkpoint=input_checkpoint, constant=constant
+            source,
+            names_in(inputs),
+            names_in(outputs),
+            checkpoint=input_checkpoint,
+            constant=constant,
+            allow_ops=allow_ops,
         )
         export_model(frozen, target)
     table = plain_table("", "frozen")
@@ -145,6 +151,7 @@ def transform(
     shape: Annotated[
         str | None, typer.Option("--shape", metavar="1,H,W,3", help="Input shape of a named list; else 1,299,299,3.")
     ] = None,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Run TensorFlow's Graph Transform Tool."""
@@ -156,7 +163,7 @@ def transform(
 
         check_output(output, model)
         listed = named_transforms(transforms, shape)
-        done = transform_graph(model, output.parent, output.name, inputs, outputs, listed)
+        done = transform_graph(model, output.parent, output.name, inputs, outputs, listed, allow_ops=allow_ops)
     table = plain_table("", "before", "after")
     graphs = (done.before, done.after)
     table.add_row("nodes", *(str(len(graph.node)) for graph in graphs))
@@ -182,6 +189,7 @@ def place(
     regex: Annotated[
         list[str] | None, typer.Option("--regex", metavar="REGEX", help="Ops whose name it finds; repeatable.")
     ] = None,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Pin ops to a device."""
@@ -193,7 +201,9 @@ def place(
         from tuner.model.loading import load_model  # noqa: PLC0415
 
         check_output(output, model)
-        placed = place_ops(load_model(model), device, parts=op or (), types=op_type or (), regexes=regex or ())
+        placed = place_ops(
+            load_model(model, allow_ops=allow_ops), device, parts=op or (), types=op_type or (), regexes=regex or ()
+        )
         export_model(placed.model, output)
     table = plain_table(f"on {device}", "ops")
     for name, count in placed.pinned.items():

@@ -11,6 +11,8 @@ import typer
 from tuner.cli.app import (
     BENCHMARK_EXAMPLE,
     EVALUATE_EXAMPLE,
+    AllowCode,
+    AllowOps,
     BatchSize,
     CacheMb,
     Config,
@@ -27,7 +29,7 @@ from tuner.cli.app import (
 )
 from tuner.cli.progress import progress_on
 from tuner.cli.settings import FlagSetting, load_settings
-from tuner.cli.terminal import hushed
+from tuner.cli.terminal import hushed, visible
 from tuner.config import PerformanceConfig
 from tuner.errors import ConfigError
 from tuner.files import write_text
@@ -53,6 +55,8 @@ def evaluate(
     iters: Iterations = None,
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
+    allow_code: AllowCode = False,
+    allow_ops: AllowOps = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
@@ -66,7 +70,15 @@ def evaluate(
     with hushed(verbose=verbose):
         from tuner import measure  # noqa: PLC0415
     progress = progress_on(console, quiet=quiet)
-    measurement = measure.evaluate(settings, model, progress, skip_bad_records=skip_bad_records, cache_mb=cache_mb)
+    measurement = measure.evaluate(
+        settings,
+        model,
+        progress,
+        skip_bad_records=skip_bad_records,
+        cache_mb=cache_mb,
+        allow_code=allow_code,
+        allow_ops=allow_ops,
+    )
     show(measurement_table(measurement, model))
     return 0
 
@@ -96,6 +108,7 @@ def benchmark(
         int | None, typer.Option("--instances", metavar="N", min=1, help="Processes at once, pinned to their cores.")
     ] = None,
     xla: Annotated[bool, typer.Option("--xla", help="Beside each plain run the same compiled by XLA.")] = False,
+    allow_ops: AllowOps = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table instead.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -130,6 +143,7 @@ def benchmark(
             dataset_location=dataset_location,
             batch_sizes=batch_sizes,
             xla=xla,
+            allow_ops=allow_ops,
             **asked,
         )
     if as_json:
@@ -137,7 +151,7 @@ def benchmark(
         rows = [{"path": paths[run.model], **asdict(run)} for run in runs]
         typer.echo(json.dumps({"schema": SCHEMA, **asked, "runs": rows}, indent=2))
     elif markdown:
-        typer.echo(latency_markdown(runs))
+        typer.echo(visible(latency_markdown(runs)))
     else:
         show(latency_table(runs))
     return 0
@@ -157,6 +171,7 @@ def profile(
     runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Runs that are traced.")] = 10,
     warmup: Annotated[int, typer.Option("--warmup", metavar="N", min=0, help="Runs before these.")] = 3,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Op types and nodes told, the slowest.")] = 10,
+    allow_ops: AllowOps = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> int:
@@ -170,7 +185,7 @@ def profile(
         from tuner.model.loading import load_model  # noqa: PLC0415
         from tuner.model.runner import grey_image  # noqa: PLC0415
 
-        loaded = load_model(model)
+        loaded = load_model(model, allow_ops=allow_ops)
         if dataset_location is None:
             image = grey_image(loaded)
         else:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuner.cli.app import (
+    AllowCode,
+    AllowOps,
     Config,
     Location,
     Model,
@@ -62,6 +64,7 @@ def optimize(
         bool, typer.Option("--verify/--no-verify", help="Run both graphs on the same images and compare.")
     ] = True,
     iters: Annotated[int, typer.Option("--iters", metavar="N", min=0, help="Runs that are timed; 0: none.")] = 20,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Fold, merge and strip what inference does not need; the results stay the same."""
@@ -78,7 +81,7 @@ def optimize(
         from tuner.model.loading import load_model  # noqa: PLC0415
 
         check_output(output, model)
-        before = load_model(model, names_in(inputs), names_in(outputs))
+        before = load_model(model, names_in(inputs), names_in(outputs), allow_ops=allow_ops)
         real_images = []
         if dataset_location is not None:
             dataset = open_dataset(dataset_location, limit=REAL_IMAGES, cache_mb=0)
@@ -116,6 +119,7 @@ def summarize(
         str | None, typer.Option("--shape", metavar="N,H,W,C", help="Of the input, for the operations.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of it, as JSON.")] = False,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Tell what a model consists of and computes, and what of it can be int8 or bf16."""
@@ -126,7 +130,8 @@ def summarize(
         from tuner.model.loading import load_model  # noqa: PLC0415
         from tuner.summary import summarize as summarize_model  # noqa: PLC0415
 
-        found = summarize_model(load_model(model, names_in(inputs), names_in(outputs)), sizes)
+        loaded = load_model(model, names_in(inputs), names_in(outputs), allow_ops=allow_ops)
+        found = summarize_model(loaded, sizes)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -155,6 +160,8 @@ def quantize(
     topology: Topology = None,
     config: Config = None,
     skip_bad_records: SkipBadRecords = False,
+    allow_code: AllowCode = False,
+    allow_ops: AllowOps = False,
     verbose: Verbose = False,
 ) -> int:
     """Quantise without tuning: no accuracy is measured."""
@@ -172,9 +179,11 @@ def quantize(
         from tuner.model.loading import load_model  # noqa: PLC0415
 
         check_output(output, model)
-        loaded = load_model(model, settings.model.inputs, settings.model.outputs)
+        loaded = load_model(model, settings.model.inputs, settings.model.outputs, allow_ops=allow_ops)
         if mode is Mode.EIGHTBIT:
-            images = untuned.read_calibration_images(settings, loaded, skip_bad_records=skip_bad_records)
+            images = untuned.read_calibration_images(
+                settings, loaded, skip_bad_records=skip_bad_records, allow_code=allow_code
+            )
             made = untuned.quantize_to_eight_bits(settings, loaded, images)
         elif mode is Mode.WEIGHTS:
             made = untuned.store_weights(loaded)

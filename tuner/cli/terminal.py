@@ -4,14 +4,47 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, cast
+from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from tuner.errors import TunerError
+
+# Controls, invisible marks that turn text around, halves of characters, and lines of another kind.
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def visible(text: str) -> str:
+    """`text` with all that a terminal obeys instead of showing it written out: "\\x1b" in the place of an escape.
+
+    Names come out of files: of a category, an op, an image. Line feeds and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(one)[1:-1] if unicodedata.category(one) in _OBEYED and one not in "\n\t" else one for one in text
+    )
+
+
+class PlainConsole(Console):
+    """A console on which text is only text: no markup, no emoji names, no escape sequences but rich's own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text as it is shown; cells of tables are measured by it, too."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of anything; control segments are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 class _Steady:

@@ -13,6 +13,8 @@ import typer
 from tuner.cli.app import (
     MISTAKE,
     TUNE_EXAMPLE,
+    AllowCode,
+    AllowOps,
     CacheMb,
     Config,
     Location,
@@ -121,6 +123,8 @@ def tune(
     ] = None,
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
+    allow_code: AllowCode = False,
+    allow_ops: AllowOps = False,
     quiet: Quiet = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="One JSON object for each event on stdout, and nothing else.")
@@ -170,6 +174,8 @@ def tune(
         fresh=fresh,
         skip_bad_records=skip_bad_records,
         cache_mb=cache_mb,
+        allow_code=allow_code,
+        allow_ops=allow_ops,
     )
     start = Start(Path.cwd(), context.obj)
     if json_lines:

@@ -98,19 +98,28 @@ def compare(
     iterations: int | None = None,
     skip_bad_records: bool = False,
     cache_mb: int = 512,
+    allow_code: bool = False,
+    allow_ops: bool = False,
 ) -> Comparison:
     """Run both detectors on the evaluation set and tell how they differ.
 
     limit: the first so many images only. most_images: how many disagreements are told. iterations: runs of each that
-    are timed; None for as many as take about COMPARISON_S seconds.
+    are timed; None for as many as take about COMPARISON_S seconds. allow_code: import what the settings name as
+    module:name. allow_ops: as `load_model`.
     Raises ConfigError where the two are not of the same images, and TunerError for what else the user can mend.
     """
     clock = Clock(progress)
     first, second = sides
     with clock.stage("load"):
-        models = [open_model(side.config, side.model) for side in sides]
+        models = [open_model(side.config, side.model, allow_ops=allow_ops) for side in sides]
         opened = [
-            open_inputs(side.config, skip_bad_records=skip_bad_records, cache_mb=cache_mb, fed_to=model)
+            open_inputs(
+                side.config,
+                skip_bad_records=skip_bad_records,
+                cache_mb=cache_mb,
+                fed_to=model,
+                allow_code=allow_code,
+            )
             for side, model in zip(sides, models, strict=True)
         ]
         of_a, of_b = (_annotated(inputs).first(limit or len(_annotated(inputs))) for inputs in opened)
@@ -118,7 +127,7 @@ def compare(
             _check_same_images(sides, of_a, of_b)
         labels = first.config.evaluation.accuracy.labels
         if labels == "model":
-            labeller = open_model(first.config, first.float_model)
+            labeller = open_model(first.config, first.float_model, allow_ops=allow_ops)
             labelled = with_labels(first.config, replace(opened[0], evaluation=of_a), labeller, clock.progress)
             of_a = _annotated(labelled)
     truths = [ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth) for entry in of_a.entries]

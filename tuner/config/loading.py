@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> object:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ConfigError(_one_line(f"{path}: larger than {MAX_BYTES} bytes, which no settings file is"))
-        return yaml.load(content.decode("utf-8-sig"), _StrictLoader)
+        return _StrictLoader(content.decode("utf-8-sig")).get_single_data()
     except OSError as error:
         raise ConfigError(_one_line(f"{path}: cannot be read: {error.strerror or error}")) from None
     except UnicodeDecodeError as error:

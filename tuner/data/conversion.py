@@ -17,7 +17,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.data.dataset import DetectionDataset, open_dataset
-from tuner.data.images import JPEG_MAGIC, Entry, ImageStore, map_ahead
+from tuner.data.image_size import JPEG_MAGIC
+from tuner.data.images import Entry, ImageStore, map_ahead
 from tuner.data.instances import load_instances
 from tuner.data.records import AnnotatedJpeg, write_records
 from tuner.errors import DatasetError

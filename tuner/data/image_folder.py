@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tuner.data.images import JPEG_MAGIC, Entry, decode_image
+from tuner.data.image_size import JPEG_MAGIC, check_pixels
+from tuner.data.images import Entry, decode_image
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError
 
@@ -39,4 +40,5 @@ def _size(encoded: bytes, where: str) -> tuple[int, int]:
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     except tf.errors.OpError:
         raise DatasetError(f"{where}: image does not decode: it is no whole JPEG file") from None
+    check_pixels(height, width, where)
     return height, width

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tuner.data.image_size import check_claimed_size
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError
 
@@ -20,8 +21,6 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 MOST_THREADS = min(8, os.cpu_count() or 1)
-# What every JPEG file begins with.
-JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,10 @@ def decode_image(encoded: bytes, where: str) -> NDArray[np.uint8]:
     """Decode a JPEG, PNG or GIF file to [H, W, 3] uint8, RGB; grey and CMYK images become RGB.
 
     JPEG pixels are those of libjpeg's accurate integer transform, bit for bit what Pillow gives.
-    Raises DatasetError when the bytes are no such file, or only a part of one.
+    Raises DatasetError when the bytes are no such file, only a part of one, or one of too many pixels.
     """
     try:
+        check_claimed_size(encoded, where)
         # TensorFlow's default transform is a faster approximation, off by 1.2 grey levels on average (24 at most)
         # on COCO images, and not measurably faster here.
         image: NDArray[np.uint8] = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
@@ -71,8 +71,9 @@ def decode_image(encoded: bytes, where: str) -> NDArray[np.uint8]:
 
 
 def decode_mask(encoded: bytes, where: str) -> NDArray[np.uint8]:
-    """Decode a PNG file of one channel to [H, W] uint8. Raises DatasetError when the bytes are no such file."""
+    """Decode a PNG file of one channel to [H, W] uint8. Raises DatasetError as `decode_image` does."""
     try:
+        check_claimed_size(encoded, f"{where}: image/object/mask")
         mask: NDArray[np.uint8] = tf.io.decode_png(encoded, channels=1).numpy()[:, :, 0]
     except tf.errors.OpError:
         raise DatasetError(f"{where}: image/object/mask: is no PNG file") from None

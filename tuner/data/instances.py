@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tuner.data.annotations import check_ground_truth
+from tuner.data.image_size import check_pixels
 from tuner.data.images import Entry
 from tuner.data.label_map import side_by_side
 from tuner.detections import GroundTruth
@@ -146,6 +147,7 @@ def _entry(
     image_id, name = _integer(image, "id", where), _text(image, "file_name", where)
     where = f"{where} ({name})"
     height, width = _size(image, "height", where), _size(image, "width", where)
+    check_pixels(height, width, where)
     if not (image_folder / name).is_file():
         raise DatasetError(f"{where}: file_name: no file {image_folder / name}")
     keys = [f"annotations[{index}]" for index in objects[image_id]]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tuner.data.annotations import check_ground_truth
 from tuner.data.coco_categories import COCO_LABEL_MAP
-from tuner.data.images import JPEG_MAGIC
+from tuner.data.image_size import JPEG_MAGIC, check_pixels
 from tuner.data.label_map import side_by_side
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError, did_you_mean
@@ -102,6 +102,7 @@ def decode_example(
     except DecodeError:
         raise DatasetError(f"{where}: is no tf.train.Example") from None
     height, width = record.only_int64("image/height"), record.only_int64("image/width")
+    check_pixels(height, width, where)
     sides = [record.floats(f"image/object/bbox/{side}") for side in _SIDES]
     count = len(sides[0])
     names = tuple(_text(name) for name in record.strings("image/object/class/text"))

@@ -1,7 +1,8 @@
 """Any model on disk as one frozen graph for inference, in place of TensorFlow 1's `freeze_graph`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tuner.errors import ModelError
@@ -21,17 +22,16 @@ def freeze(
     *,
     checkpoint: Path | None = None,
     constant: AddedConstant | None = None,
+    allow_ops: bool = False,
 ) -> DetectionModel:
     """The model with its variables as constants, without what its outputs do not need and without training's nodes.
 
-    path, inputs, outputs, checkpoint: as `load_model`. constant: is added to a tensor of the graph; the sum takes the
-    place of that tensor among the outputs, or comes after them. `outputs` may name the sum.
+    path, inputs, outputs, checkpoint, allow_ops: as `load_model`. constant: is added to a tensor of the graph; the sum
+    takes the place of that tensor among the outputs, or comes after them. `outputs` may name the sum.
     Raises ModelError, in one line, for whatever cannot be read, frozen, found or added.
     """
-    if constant is None:
-        model = load_model(path, inputs, outputs, checkpoint=checkpoint)
-    else:
-        model = _with_constant(_load_with(path, inputs, outputs, checkpoint, constant), constant)
+    load = partial(load_model, path, inputs, checkpoint=checkpoint, allow_ops=allow_ops)
+    model = load(outputs) if constant is None else _with_constant(_load_with(load, outputs, constant), constant)
     kept = frozenset(map(node_name, (*model.inputs, *model.outputs)))
     stripped = skip_identities(strip_debug_ops(GraphView(model.graph_def, kept)))
     graph_def = prune(stripped.graph_def, model.outputs)
@@ -42,13 +42,13 @@ def freeze(
 
 
 def _load_with(
-    path: Path, inputs: Sequence[str], outputs: Sequence[str], checkpoint: Path | None, constant: AddedConstant
+    load: Callable[[Sequence[str]], DetectionModel], outputs: Sequence[str], constant: AddedConstant
 ) -> DetectionModel:
     """The model with the tensor that the constant is added to in the place of the sum among its outputs."""
     if not outputs:
-        outputs = load_model(path, inputs, checkpoint=checkpoint).outputs
+        outputs = load(()).outputs
     named = [constant.to if node_name(name) == constant.output else name for name in outputs]
-    return load_model(path, inputs, [*named, constant.to], checkpoint=checkpoint)
+    return load([*named, constant.to])
 
 
 def _with_constant(model: DetectionModel, constant: AddedConstant) -> DetectionModel:

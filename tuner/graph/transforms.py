@@ -35,28 +35,37 @@ class Transformed:
 
 
 def transform_graph(  # noqa: PLR0917 - the arguments that scripts of the Graph Transform Tool give it
-    path_to_model: str | Path, save_dir: str | Path, file_name: str, inputs: Names, outputs: Names, transforms: Names
+    path_to_model: str | Path,
+    save_dir: str | Path,
+    file_name: str,
+    inputs: Names,
+    outputs: Names,
+    transforms: Names,
+    *,
+    allow_ops: bool = False,
 ) -> Transformed:
     """Transform the graph of a model and write it to `save_dir/file_name`; the model itself stays as it is.
 
     path_to_model: frozen graph, TF1 checkpoint, SavedModel or Keras file. inputs, outputs: names of tensors or nodes,
     in a list or with commas between them; empty: those found. transforms: a list, or one text as the tool's
-    `--transforms`.
+    `--transforms`. allow_ops: as `load_model`.
     Raises ModelError, in one line, for a model that cannot be read, a name that is not in it, transforms that fail, a
     result that TensorFlow cannot load, or a place that is the model's own.
     """
     model, place = Path(path_to_model), Path(save_dir) / file_name
     if place.resolve() == model.resolve():
         raise ModelError(f"{place}: the output would replace the input model; give it another name")
-    transformed = apply_transforms(model, inputs, outputs, transforms)
+    transformed = apply_transforms(model, inputs, outputs, transforms, allow_ops=allow_ops)
     write_bytes(place, transformed.after.SerializeToString(deterministic=True))
     return transformed
 
 
-def apply_transforms(path: Path, inputs: Names, outputs: Names, transforms: Names) -> Transformed:
+def apply_transforms(
+    path: Path, inputs: Names, outputs: Names, transforms: Names, *, allow_ops: bool = False
+) -> Transformed:
     """What `transform_graph` writes, unwritten. Arguments and errors as there."""
     asked_inputs, asked_outputs = _as_list(inputs), _as_list(outputs)
-    frozen = read_unpruned(path, asked_outputs)
+    frozen = read_unpruned(path, asked_outputs, allow_ops=allow_ops)
     try:
         named = _endpoints(frozen, asked_inputs, asked_outputs)
         text = transforms if isinstance(transforms, str) else " ".join(transforms)

@@ -8,16 +8,17 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
 from tuner.errors import ModelError
 from tuner.model.endpoints import find_outputs
-from tuner.model.freezing import FrozenGraph, freeze_session
+from tuner.model.forbidden_ops import check_before_import, check_before_run
+from tuner.model.freezing import VARIABLES, FrozenGraph, freeze_session, run_by_freezing
 from tuner.model.frozen_graph import read_graph_def
 from tuner.model.tensorflow_error import first_line
 
 _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})$")
 _WITH_GRAPH = (".meta", ".index")
-VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable")
 
 
 def find_prefix(path: Path, needed: Sequence[str] = _WITH_GRAPH) -> Path:
@@ -46,18 +47,25 @@ def find_prefix(path: Path, needed: Sequence[str] = _WITH_GRAPH) -> Path:
     return prefix
 
 
-def freeze_checkpoint(prefix: Path, outputs: Sequence[str]) -> FrozenGraph:
+def freeze_checkpoint(prefix: Path, outputs: Sequence[str], *, allow_ops: bool = False) -> FrozenGraph:
     """The checkpoint's graph with its variables as constants, as far as `outputs` (else those found) need it.
 
+    allow_ops: as `load_model`.
     Raises ModelError for a damaged file, an op unknown to this TensorFlow, or a variable without a value.
     """
-    return _freeze_meta_graph(Path(f"{prefix}.meta"), prefix, outputs)
+    return _freeze_meta_graph(Path(f"{prefix}.meta"), prefix, outputs, allow_ops=allow_ops)
 
 
-def _freeze_meta_graph(meta: Path, prefix: Path, outputs: Sequence[str]) -> FrozenGraph:
+def _freeze_meta_graph(meta: Path, prefix: Path, outputs: Sequence[str], *, allow_ops: bool) -> FrozenGraph:
+    meta_graph = _read_meta_graph(meta, prefix)
+    if not allow_ops:
+        saver_def, graph_def = meta_graph.saver_def, meta_graph.graph_def
+        check_before_import(graph_def)
+        roots = [*run_by_freezing(graph_def), saver_def.restore_op_name]
+        check_before_run(graph_def, roots, restored_from=saver_def.filename_tensor_name)
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         try:
-            saver = tf.compat.v1.train.import_meta_graph(str(meta), clear_devices=True)
+            saver = tf.compat.v1.train.import_meta_graph(meta_graph, clear_devices=True)
             if saver is not None:
                 saver.restore(session, str(prefix))
         except (OSError, ValueError, KeyError, TypeError, DecodeError, tf.errors.OpError) as error:
@@ -66,7 +74,9 @@ def _freeze_meta_graph(meta: Path, prefix: Path, outputs: Sequence[str]) -> Froz
         return FrozenGraph(freeze_session(session, found), found)
 
 
-def freeze_graph_with_checkpoint(graph: Path, checkpoint: Path, outputs: Sequence[str]) -> FrozenGraph:
+def freeze_graph_with_checkpoint(
+    graph: Path, checkpoint: Path, outputs: Sequence[str], *, allow_ops: bool = False
+) -> FrozenGraph:
     """A GraphDef, binary or text, whose variables have the values that lie under their names in a checkpoint.
 
     Or a `.meta`, of this checkpoint or another one of the same model, whose own saver restores them. As far as
@@ -74,8 +84,11 @@ def freeze_graph_with_checkpoint(graph: Path, checkpoint: Path, outputs: Sequenc
     only where an output needs it. Raises ModelError where `freeze_checkpoint` does.
     """
     if graph.suffix == ".meta":
-        return _freeze_meta_graph(graph, find_prefix(checkpoint, needed=(".index",)), outputs)
+        return _freeze_meta_graph(graph, find_prefix(checkpoint, needed=(".index",)), outputs, allow_ops=allow_ops)
     graph_def = _read_any_graph_def(graph)
+    if not allow_ops:
+        check_before_import(graph_def)
+        check_before_run(graph_def, run_by_freezing(graph_def))
     prefix = find_prefix(checkpoint, needed=(".index",))
     for node in itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function)):
         node.device = ""
@@ -87,6 +100,18 @@ def freeze_graph_with_checkpoint(graph: Path, checkpoint: Path, outputs: Sequenc
             raise ModelError(f"cannot be given the values of {prefix.name}: {first_line(error)}") from error
         found = find_outputs(imported, outputs)
         return FrozenGraph(freeze_session(session, found), found)
+
+
+def _read_meta_graph(path: Path, prefix: Path) -> MetaGraphDef:
+    """A binary MetaGraphDef, or a text one."""
+    try:
+        content = path.read_bytes()
+        try:
+            return MetaGraphDef.FromString(content)
+        except DecodeError:
+            return text_format.Parse(content.decode(), MetaGraphDef())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ModelError(f"checkpoint {prefix.name} cannot be restored: {path.name} is damaged or no graph") from error
 
 
 def _read_any_graph_def(path: Path) -> tf.compat.v1.GraphDef:

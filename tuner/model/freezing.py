@@ -10,6 +10,8 @@ from tuner.errors import ModelError
 from tuner.model.endpoints import add_named_outputs
 from tuner.model.tensorflow_error import first_line
 
+VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable")
+
 
 @dataclass(frozen=True)
 class FrozenGraph:
@@ -34,6 +36,13 @@ def freeze_session(session: tf.compat.v1.Session, outputs: Sequence[str]) -> tf.
         return tf.compat.v1.graph_util.convert_variables_to_constants(session, session.graph.as_graph_def(), nodes)
     except (ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
         raise ModelError(f"variables cannot be frozen: {first_line(error)}") from error
+
+
+def run_by_freezing(graph_def: tf.compat.v1.GraphDef) -> list[str]:
+    """The nodes that are run to read the variables of a graph, by `freeze_session` and by what restores them."""
+    variables = [node.name for node in graph_def.node if node.op in VARIABLES]
+    # The converter reads a resource through the node of this name, whatever it is.
+    return [*variables, *(f"{name}/Read/ReadVariableOp" for name in variables)]
 
 
 def freeze_function(function: tf.types.experimental.ConcreteFunction, results: Sequence[str]) -> FrozenGraph:

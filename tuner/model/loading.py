@@ -6,10 +6,11 @@ from pathlib import Path
 import tensorflow as tf
 
 from tuner.errors import ModelError
-from tuner.model.checkpoint import VARIABLES, find_prefix, freeze_checkpoint, freeze_graph_with_checkpoint
+from tuner.model.checkpoint import find_prefix, freeze_checkpoint, freeze_graph_with_checkpoint
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.endpoints import find_inputs, find_outputs, prune
-from tuner.model.freezing import FrozenGraph
+from tuner.model.forbidden_ops import check_before_import, check_before_run
+from tuner.model.freezing import VARIABLES, FrozenGraph
 from tuner.model.frozen_graph import read_graph_def
 from tuner.model.keras_model import freeze_keras_model
 from tuner.model.saved_model import freeze_saved_model
@@ -17,7 +18,12 @@ from tuner.model.tensorflow_error import first_line
 
 
 def load_model(
-    path: Path, inputs: Sequence[str] = (), outputs: Sequence[str] = (), *, checkpoint: Path | None = None
+    path: Path,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    *,
+    checkpoint: Path | None = None,
+    allow_ops: bool = False,
 ) -> DetectionModel:
     """Read a frozen `.pb`/`.pbtxt`, a TF1 checkpoint, a SavedModel folder or a Keras file as one frozen graph.
 
@@ -25,45 +31,55 @@ def load_model(
     the signature's; else the placeholders, and the Object Detection API's output names or the graph's sinks.
     checkpoint: where the variables of a `.meta`, or of a `.pb`/`.pbtxt` that is not frozen, lie: a folder, a prefix or
     one of its files.
+    allow_ops: take a model with ops that reach files, the network or code outside of the graph, too; without it they
+    are refused before anything of the model is run. See `forbidden_ops`.
     The graph is frozen and pruned to the outputs, and otherwise left as it is: nothing is folded or rewritten.
 
     Raises ModelError, in one line, for whatever cannot be read, frozen or found.
     """
     try:
         if checkpoint is not None:
-            frozen = freeze_graph_with_checkpoint(path, checkpoint, outputs)
-            return _finish(frozen, inputs, outputs, path, ModelFormat.CHECKPOINT)
+            frozen = freeze_graph_with_checkpoint(path, checkpoint, outputs, allow_ops=allow_ops)
+            found = _finish(frozen, inputs, outputs, allow_ops=allow_ops)
+            return DetectionModel(*found, path, ModelFormat.CHECKPOINT)
         model_format = _detect_format(path)
-        return _finish(_read(path, model_format, outputs), inputs, outputs, path, model_format)
+        frozen = _read(path, model_format, outputs, allow_ops=allow_ops)
+        return DetectionModel(*_finish(frozen, inputs, outputs, allow_ops=allow_ops), path, model_format)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error.__cause__
 
 
-def read_unpruned(path: Path, outputs: Sequence[str] = ()) -> FrozenGraph:
+def read_unpruned(path: Path, outputs: Sequence[str] = (), *, allow_ops: bool = False) -> FrozenGraph:
     """What `load_model` reads, before it is checked and pruned: a `.pb`/`.pbtxt` just as it lies on disk.
 
-    outputs, and errors: as `load_model`.
+    outputs, allow_ops, and errors: as `load_model`, but nodes that only running the graph would run may be any.
     """
     try:
-        return _read(path, _detect_format(path), outputs)
+        frozen = _read(path, _detect_format(path), outputs, allow_ops=allow_ops)
+        if not allow_ops:
+            check_before_import(frozen.graph_def)
+        return frozen
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error.__cause__
 
 
-def _read(path: Path, model_format: ModelFormat, outputs: Sequence[str]) -> FrozenGraph:
+def _read(path: Path, model_format: ModelFormat, outputs: Sequence[str], *, allow_ops: bool) -> FrozenGraph:
     if model_format is ModelFormat.FROZEN_GRAPH:
         return FrozenGraph(read_graph_def(path))
     if model_format is ModelFormat.CHECKPOINT:
-        return freeze_checkpoint(find_prefix(path), outputs)
+        return freeze_checkpoint(find_prefix(path), outputs, allow_ops=allow_ops)
     if model_format is ModelFormat.SAVED_MODEL:
-        return freeze_saved_model(_saved_model_folder(path), outputs)
+        return freeze_saved_model(_saved_model_folder(path), outputs, allow_ops=allow_ops)
     return freeze_keras_model(path)
 
 
 def _finish(
-    frozen: FrozenGraph, inputs: Sequence[str], outputs: Sequence[str], path: Path, model_format: ModelFormat
-) -> DetectionModel:
+    frozen: FrozenGraph, inputs: Sequence[str], outputs: Sequence[str], *, allow_ops: bool
+) -> tuple[tf.compat.v1.GraphDef, tuple[str, ...], tuple[str, ...]]:
+    """The pruned graph, its inputs and its outputs."""
     graph_def = frozen.graph_def
+    if not allow_ops:
+        check_before_import(graph_def)
     with tf.Graph().as_default() as graph:
         try:
             # In place: attributes that a file leaves out because they have their default value are written in.
@@ -77,12 +93,14 @@ def _finish(
     found_outputs = find_outputs(graph, asked_outputs or frozen.outputs)
     found_inputs = find_inputs(graph, found_outputs, asked_inputs)
     pruned = prune(graph_def, found_outputs)
+    if not allow_ops:
+        check_before_run(pruned, found_outputs)
     unfrozen = [node.name for node in pruned.node if node.op in VARIABLES]
     if unfrozen:
         raise ModelError(
             f"{len(unfrozen)} unfrozen variables, the first {unfrozen[0]!r}; give the checkpoint or SavedModel instead"
         )
-    return DetectionModel(pruned, found_inputs, found_outputs, path, model_format)
+    return pruned, found_inputs, found_outputs
 
 
 def _detect_format(path: Path) -> ModelFormat:

@@ -37,6 +37,7 @@ class Pipeline:
         *,
         intra_op_threads: int = 0,
         inter_op_threads: int = 0,
+        allow_ops: bool = False,
     ) -> None:
         if not models:
             raise ModelError("a pipeline of no models; expected a name and a model at least")
@@ -44,7 +45,7 @@ class Pipeline:
         self._closed = False
         with ExitStack() as opened:
             for name, model in models.items():
-                loaded = model if isinstance(model, DetectionModel) else load_model(Path(model))
+                loaded = model if isinstance(model, DetectionModel) else load_model(Path(model), allow_ops=allow_ops)
                 runner = ModelRunner(loaded, intra_op_threads, inter_op_threads)
                 self._runners[name] = opened.enter_context(runner)
             self._opened = opened.pop_all()

@@ -17,20 +17,28 @@ from tuner.model.endpoints import (
     find_outputs,
     resolve_tensor,
 )
-from tuner.model.freezing import FrozenGraph, freeze_function, freeze_session
+from tuner.model.forbidden_ops import check_before_import, check_before_run, check_functions
+from tuner.model.freezing import FrozenGraph, freeze_function, freeze_session, run_by_freezing
 from tuner.model.tensorflow_error import first_line
 
 _DEFAULT_SIGNATURE = "serving_default"
 _SERVING_TAG = "serve"
+_READY_SIGNATURE = "__saved_model_init_op"
+_READY_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+# TensorFlow may read this form in the place of the other two.
+_CHUNKED = "saved_model.cpb"
 
 
-def freeze_saved_model(folder: Path, outputs: Sequence[str]) -> FrozenGraph:
+def freeze_saved_model(folder: Path, outputs: Sequence[str], *, allow_ops: bool = False) -> FrozenGraph:
     """The serving signature of a SavedModel as a frozen graph whose outputs bear the signature's names.
 
     outputs: keys of the signature or, in a TF1 model, any tensors; empty: the detection outputs of the signature,
-    else all of them. Raises ModelError for a damaged folder or when no signature is the obvious one.
+    else all of them. allow_ops: as `load_model`.
+    Raises ModelError for a damaged folder or when no signature is the obvious one.
     """
     meta_graph = _serving_graph(folder)
+    if not allow_ops:
+        _check_loading(meta_graph)
     key, signature = _choose_signature(meta_graph)
     try:
         if meta_graph.HasField("object_graph_def"):
@@ -43,6 +51,24 @@ def freeze_saved_model(folder: Path, outputs: Sequence[str]) -> FrozenGraph:
     if set(DETECTION_OUTPUTS).issubset(detection):
         return FrozenGraph(frozen.graph_def, tuple(frozen.aliases[name] for name in detection), frozen.aliases)
     return frozen
+
+
+def _check_loading(meta_graph: MetaGraphDef) -> None:
+    """Raise ModelError for ops that reach outside and that merely loading the SavedModel would run.
+
+    Of TF1 these are what restores the variables and the op that makes the model ready; of TF2 any function that the
+    object graph names, since objects initialise and restore themselves by functions of theirs.
+    """
+    graph_def, saver_def = meta_graph.graph_def, meta_graph.saver_def
+    check_before_import(graph_def)
+    if meta_graph.HasField("object_graph_def"):
+        check_functions(graph_def.library, meta_graph.object_graph_def.concrete_functions)
+        return
+    signatures, collections = meta_graph.signature_def, meta_graph.collection_def
+    ready = [tensor.name for tensor in signatures.get(_READY_SIGNATURE, SignatureDef()).outputs.values()]
+    ready += [name for key in _READY_COLLECTIONS if key in collections for name in collections[key].node_list.value]
+    roots = [*run_by_freezing(graph_def), saver_def.restore_op_name, *ready]
+    check_before_run(graph_def, roots, restored_from=saver_def.filename_tensor_name)
 
 
 def _freeze_tf2(folder: Path, key: str) -> FrozenGraph:
@@ -65,6 +91,8 @@ def _freeze_tf1(folder: Path, tags: list[str], signature: SignatureDef, outputs:
 
 
 def _serving_graph(folder: Path) -> MetaGraphDef:
+    if (folder / _CHUNKED).exists():
+        raise ModelError(f"SavedModel in chunks ({_CHUNKED}) cannot be read; expected saved_model.pb alone")
     saved = SavedModel()
     try:
         if (folder / "saved_model.pb").is_file():
