@@ -1,14 +1,17 @@
 """The record of a run on an Optuna storage: what was measured is never measured again, whatever happens."""
 
+import json
 import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from mimetypes import guess_type
 from typing import Any
 
 import optuna
+from optuna.artifacts import ArtifactMeta
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.study import StudyDirection
@@ -191,13 +194,41 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
 
 
-def open_storage(storage: str) -> optuna.storages.BaseStorage:
-    """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none."""
+class _WithArtifacts(optuna.storages.RDBStorage):
+    """A storage of which one study has artifacts that are not written anywhere: it only says that they are there."""
+
+    def __init__(self, storage: str, study_id: int, artifacts: Mapping[str, str]) -> None:
+        super().__init__(storage)
+        self._study_id = study_id
+        # As optuna.artifacts.upload_artifact writes them.
+        self._artifacts = {
+            f"artifacts:{key}": json.dumps(asdict(ArtifactMeta(key, name, guess_type(name)[0] or "text/plain", None)))
+            for key, name in artifacts.items()
+        }
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        attributes = super().get_study_system_attrs(study_id)
+        return {**self._artifacts, **attributes} if study_id == self._study_id else attributes
+
+    def get_all_studies(self) -> list[Any]:
+        studies = super().get_all_studies()
+        for study in studies:
+            if study._study_id == self._study_id:
+                study.system_attrs = {**self._artifacts, **study.system_attrs}
+        return studies
+
+
+def open_storage(storage: str, artifacts: Mapping[str, str]) -> optuna.storages.BaseStorage:
+    """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none.
+
+    artifacts: id -> file name, of what is to be shown with the latest run; nothing is written.
+    """
     _hush_optuna()
     try:
         backend = optuna.storages.RDBStorage(storage)
-        if _numbers(backend):
-            return backend
+        numbers = _numbers(backend)
+        if numbers:
+            return _WithArtifacts(storage, backend.get_study_id_from_name(f"tuner-{numbers[-1]}"), artifacts)
     except _STORAGE_ERRORS as error:
         raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
     raise ConfigError(f"{storage}: holds no run of tune")
