@@ -1,6 +1,7 @@
 """The record of a run on an Optuna storage: what was measured is never measured again, whatever happens."""
 
 import json
+import logging
 import re
 import time
 import warnings
@@ -16,12 +17,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tuner.errors import ConfigError, TunerError
 from tuner.precision import PrecisionPlan
 from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial, lower_is_better
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
+
+_log = logging.getLogger(__name__)
 
 _STUDY_NAME = re.compile(r"tuner-(\d+)")
 # What a finished trial has one of; without, it was cut off.
@@ -167,7 +171,7 @@ def read_study(storage: str) -> StudyRecord | None:
 
 
 def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) -> Study:
-    """Open a new study on a storage or, with `resume`, the latest one that it has.
+    """Open a new study on a storage or, with `resume`, the latest one that it has; a warning tells that it has none.
 
     storage: an SQLAlchemy URL, `sqlite:////folder/study.db`. identity: what must be equal for measurements to be
     comparable (model, data, engine), by name. Raises ConfigError when the study to resume has another identity, and
@@ -181,6 +185,9 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
             study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
         else:
+            if resume:
+                where = make_url(storage).render_as_string().removeprefix("sqlite:///")
+                _log.warning("--resume: nothing to go on from in %s; a new search starts", where)
             name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
             better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
             study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
