@@ -254,7 +254,7 @@ def test_a_storage_without_a_run_is_nothing_to_show(url: str) -> None:
     with pytest.raises(ConfigError, match="holds no run of tune"):
         open_storage(url, {})
     complete(open_study(url, IDENTITY, resume=False))
-    assert len(open_storage(url).get_all_studies()) == 2
+    assert len(open_storage(url, {}).get_all_studies()) == 2
 
 
 def test_resuming_where_nothing_is_says_so_and_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
