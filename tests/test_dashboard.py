@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,6 +21,7 @@ from tuner.cli import main
 from tuner.dashboard import find_storage, serve
 from tuner.errors import ConfigError, TunerError
 from tuner.precision import BF16, INT8, PrecisionPlan
+from tuner.run_record import RunFacts, write_run
 from tuner.study import open_study
 from tuner.trial import CompletedTrial, Measurement, Proposal
 
@@ -80,6 +83,9 @@ def test_the_dashboard_shows_a_run_until_ctrl_c(started: tuple[subprocess.Popen[
     assert told["verdict"] == "meets the criterion"
     assert {"loss", "ops_int8", "latency_ms"} <= {one["key"] for one in shown["union_user_attrs"]}
 
+    # There is no run.json, of which a report could be made.
+    assert shown["artifacts"] == []
+
     # It is a record: nothing in it is changed from here.
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(urllib.request.Request(f"{api}/{study['study_id']}", method="DELETE"), timeout=30)
@@ -87,6 +93,59 @@ def test_the_dashboard_shows_a_run_until_ctrl_c(started: tuple[subprocess.Popen[
 
     run.send_signal(signal.SIGINT)
     assert (run.wait(30), run.communicate()[1]) == (0, "")
+
+
+@pytest.fixture
+def with_report(workspace: Path) -> Path:
+    """The same run, with all that its workspace tells of it."""
+    facts = RunFacts(
+        started="2026-01-02T03:04:05+00:00",
+        command="tuner tune",
+        folder="/a",
+        input_model="/a/b.pb",
+        output_model="/a/c.pb",
+        storage=f"sqlite:///{workspace}/study.db",
+        settings={"model": {"name": "m"}},
+        environment={"model": "abc"},
+        float_ops={},
+        category_names={},
+        keys={"matches": ["detections"], "foresight": ["a", "b"]},
+    )
+    write_run(workspace, facts)
+    return workspace
+
+
+def test_the_report_and_its_pictures_are_artifacts_of_its_study(
+    with_report: Path, started: tuple[subprocess.Popen[str], str]
+) -> None:
+    _, line = started
+    root = line.partition("/dashboard/")[0]
+    # A later run is not the one that the report tells of.
+    open_study(find_storage(with_report), {"criterion": "relative 0.02"}, resume=False)
+    before = (with_report / "study.db").read_bytes()
+    assert fetched(f"{root}/api/meta")["artifact_is_available"] is True
+    artifacts, later = (fetched(f"{root}/api/studies/{number}")["artifacts"] for number in (1, 2))
+    assert later == []
+    kinds = {one["filename"]: one["mimetype"] for one in artifacts}
+    assert kinds["report.html"] == "text/html"
+    assert kinds["Loss against latency.svg"] == kinds["The search over time.svg"] == "image/svg+xml"
+    for one in artifacts:
+        with urllib.request.urlopen(f"{root}/artifacts/1/{one['artifact_id']}", timeout=30) as answer:
+            content = answer.read()
+            assert answer.headers["Content-Type"] == one["mimetype"]
+        if one["filename"].endswith(".svg"):
+            drawn = ElementTree.fromstring(content)
+            assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+            # Colours are names of the page's, which a file of its own has to define.
+            used = set(re.findall(r"var\((--\w+)\)", content.decode()))
+            assert used and used <= set(re.findall(r"(--\w+):", content.decode()))
+        else:
+            assert content.startswith(b"<!doctype html>") and b"Tuning of m" in content
+
+    address = f"{root}/api/artifacts/1/{artifacts[0]['artifact_id']}"
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(urllib.request.Request(address, method="DELETE"), timeout=30)
+    assert (with_report / "study.db").read_bytes() == before
 
 
 def test_where_the_study_lies(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -104,11 +163,11 @@ def test_a_port_that_is_taken(workspace: Path) -> None:
     def meet_again(address: str) -> None:
         taken = int(address.split(":")[2].partition("/")[0])
         with pytest.raises(TunerError, match=f"--port: {taken} on 127.0.0.1 cannot be used: Address already in use"):
-            serve(storage, taken, lambda address: None)
+            serve(storage, taken, lambda address: None, {})
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        serve(storage, 0, meet_again)
+        serve(storage, 0, meet_again, {})
 
 
 def test_without_the_extra(

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["foresight"].add("trial")
 ALLOWED["evidence"].add("run_record")
 ALLOWED["explanation"] = {"config", "criterion", "precision", "run_record", "trial"}
-ALLOWED["dashboard"] = {"run_record", "study"}
+ALLOWED["dashboard"] = {"report", "run_record", "study"}
 ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}

@@ -252,6 +252,16 @@ def test_choices_stay_what_they_are() -> None:
 def test_a_storage_without_a_run_is_nothing_to_show(url: str) -> None:
     optuna.create_study(study_name="somebody's", storage=url)
     with pytest.raises(ConfigError, match="holds no run of tune"):
-        open_storage(url)
+        open_storage(url, {})
     complete(open_study(url, IDENTITY, resume=False))
-    assert len(open_storage(url).get_all_studies()) == 2
+    assert len(open_storage(url, {}).get_all_studies()) == 2
+
+
+def test_resuming_where_nothing_is_says_so_and_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "mistyped" / "study.db"
+    file.parent.mkdir()
+    for _ in range(2):
+        assert open_study(f"sqlite:///{file}", IDENTITY, resume=True).trials == []
+    told = [one.getMessage() for one in caplog.records if one.name == "tuner.study"]
+    # Once: the second time there is a run, though without a trial.
+    assert told == [f"--resume: nothing to go on from in {file}; a new search starts"]

@@ -1,24 +1,31 @@
 """The record of a run on an Optuna storage: what was measured is never measured again, whatever happens."""
 
+import json
+import logging
 import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from mimetypes import guess_type
 from typing import Any
 
 import optuna
+from optuna.artifacts import ArtifactMeta
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tuner.errors import ConfigError, TunerError
 from tuner.precision import PrecisionPlan
 from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial, lower_is_better
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
+
+_log = logging.getLogger(__name__)
 
 _STUDY_NAME = re.compile(r"tuner-(\d+)")
 # What a finished trial has one of; without, it was cut off.
@@ -164,7 +171,7 @@ def read_study(storage: str) -> StudyRecord | None:
 
 
 def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) -> Study:
-    """Open a new study on a storage or, with `resume`, the latest one that it has.
+    """Open a new study on a storage or, with `resume`, the latest one that it has; a warning tells that it has none.
 
     storage: an SQLAlchemy URL, `sqlite:////folder/study.db`. identity: what must be equal for measurements to be
     comparable (model, data, engine), by name. Raises ConfigError when the study to resume has another identity, and
@@ -178,6 +185,9 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
             study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
         else:
+            if resume:
+                where = make_url(storage).render_as_string().removeprefix("sqlite:///")
+                _log.warning("--resume: nothing to go on from in %s; a new search starts", where)
             name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
             better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
             study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
@@ -191,13 +201,41 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
 
 
-def open_storage(storage: str) -> optuna.storages.BaseStorage:
-    """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none."""
+class _WithArtifacts(optuna.storages.RDBStorage):
+    """A storage of which one study has artifacts that are not written anywhere: it only says that they are there."""
+
+    def __init__(self, storage: str, study_id: int, artifacts: Mapping[str, str]) -> None:
+        super().__init__(storage)
+        self._study_id = study_id
+        # As optuna.artifacts.upload_artifact writes them.
+        self._artifacts = {
+            f"artifacts:{key}": json.dumps(asdict(ArtifactMeta(key, name, guess_type(name)[0] or "text/plain", None)))
+            for key, name in artifacts.items()
+        }
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        attributes = super().get_study_system_attrs(study_id)
+        return {**self._artifacts, **attributes} if study_id == self._study_id else attributes
+
+    def get_all_studies(self) -> list[Any]:
+        studies = super().get_all_studies()
+        for study in studies:
+            if study._study_id == self._study_id:
+                study.system_attrs = {**self._artifacts, **study.system_attrs}
+        return studies
+
+
+def open_storage(storage: str, artifacts: Mapping[str, str]) -> optuna.storages.BaseStorage:
+    """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none.
+
+    artifacts: id -> file name, of what is to be shown with the latest run; nothing is written.
+    """
     _hush_optuna()
     try:
         backend = optuna.storages.RDBStorage(storage)
-        if _numbers(backend):
-            return backend
+        numbers = _numbers(backend)
+        if numbers:
+            return _WithArtifacts(storage, backend.get_study_id_from_name(f"tuner-{numbers[-1]}"), artifacts)
     except _STORAGE_ERRORS as error:
         raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
     raise ConfigError(f"{storage}: holds no run of tune")

@@ -49,6 +49,28 @@ def test_records_come_in_their_order_every_time(record_file: Path, annotated: An
     np.testing.assert_array_equal(sample.ground_truth.boxes, annotated(7).ground_truth.boxes)
 
 
+@pytest.mark.parametrize("kind", ["records", "images"])
+def test_a_set_is_read_where_eager_mode_is_off(
+    tmp_path: Path, record_file: Path, annotated: Annotated, kind: str
+) -> None:
+    location, halved = record_file, Transforms.model_validate({"Resize": {"size": [12, 16]}}).steps
+    if kind == "images":
+        location = tmp_path / "images"
+        location.mkdir()
+        (location / "7.jpg").write_bytes(annotated(7).encoded)
+    eagerly = list(open_dataset(location, annotated=kind == "records", steps=halved))
+    with tf.compat.v1.Session(graph=tf.Graph()):
+        assert not tf.executing_eagerly()
+        found = []
+        for sample in open_dataset(location, annotated=kind == "records", steps=halved):
+            found.append(sample)
+            # What reads must leave the reader's own mode alone.
+            assert not tf.executing_eagerly()
+    assert len(found) == len(eagerly) > 0
+    for one, other in zip(found, eagerly, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
 @pytest.mark.parametrize("location", ["sharded", "sharded/set.record-*", "sharded/*-of-00003"])
 def test_shards_are_read_in_order(tmp_path: Path, annotated: Annotated, location: str) -> None:
     write_records(tmp_path / "sharded/set.record", [annotated(i) for i in RECORD_IDS], shards=3)

@@ -15,12 +15,12 @@ from tuner.detections import GroundTruth
 from tuner.errors import EvaluationError, ModelError
 from tuner.evaluation import evaluator
 from tuner.evaluation.coco_map import CocoBackend, IouType, coco_metrics
-from tuner.evaluation.early_rejection import EarlyRejection, LossLimit
+from tuner.evaluation.early_rejection import RESAMPLES, EarlyRejection, LossLimit, paired_resamples
 from tuner.evaluation.evaluator import CocoEvaluator, FunctionEvaluator
 from tuner.evaluation.match_records import MatchRecords, mean_average_precision
 from tuner.masks import paste_masks
 from tuner.model.detection_model import DetectionModel, ModelFormat
-from tuner.progress import Silent
+from tuner.progress import Event, Silent, TrialLooked
 from tuner.trial import Measurement, Rejection
 
 BOXES = np.array([[0.1, 0.1, 0.6, 0.5], [0.3, 0.5, 0.9, 0.9], [0.0, 0.0, 0.2, 0.3]])
@@ -158,6 +158,60 @@ def test_a_good_graph_is_measured_in_full_at_whatever_looks(dataset: DetectionDa
     measured = CocoEvaluator(dataset, Silent()).evaluate(make_model(), never, {IouType.BBOX: policy})
     assert isinstance(measured, Measurement)
     assert (measured.accuracy, measured.images) == (pytest.approx(1), 3)
+
+
+class Looking(Silent):
+    """Progress that remembers the looks."""
+
+    def __init__(self) -> None:
+        self.looks: list[TrialLooked] = []
+
+    def event(self, event: Event) -> None:
+        assert isinstance(event, TrialLooked)
+        self.looks.append(event)
+
+
+@pytest.fixture
+def uneven(dataset: DetectionDataset) -> DetectionDataset:
+    """Twelve images, in every other of which the first object is elsewhere."""
+    entries = []
+    for image_id in range(12):
+        entry = dataset.entries[image_id % 3]
+        moved = replace(
+            entry.ground_truth, boxes=BOXES + np.array([[0.0, 0.0, 0.05 * (image_id % 2), 0.0], *[[0] * 4] * 2])
+        )
+        entries.append(replace(entry, image_id=image_id, ground_truth=moved))
+    return DetectionDataset(tuple(entries), dataset.category_ids)
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute"])
+def test_each_look_is_told_as_the_rule_has_it(uneven: DetectionDataset, kind: Any) -> None:
+    model, worse = make_model(), make_model(BOXES + np.array([0, 0, -0.1, 0.08]))
+    baseline, candidate = records_of(uneven, model), records_of(uneven, worse)
+    rule = EarlyRejection(baseline, LossLimit(kind, 0.9), looks=(3, 6, 9))
+    progress = Looking()
+    assert isinstance(CocoEvaluator(uneven, progress).evaluate(worse, never, {IouType.BBOX: rule}), Measurement)
+    unit = 1.0 if kind == "relative" else mean_average_precision(baseline, np.ones((1, 12)))[0]
+    for images, look in zip((3, 6, 9), progress.looks, strict=True):
+        assert (look.images, look.compared, look.confidence) == (images, "bbox", 0.95)
+        before, after = (
+            mean_average_precision(one.first(images), np.ones((1, images)))[0] for one in (baseline, candidate)
+        )
+        assert look.loss == pytest.approx((before - after) / before * unit, abs=1e-12)
+        drawn = paired_resamples(baseline, candidate.first(images), RESAMPLES, rule.seed)
+        shares = (1 - drawn[1] / drawn[0])[1:] * unit
+        assert [look.low, look.high] == pytest.approx(np.quantile(shares, [0.025, 0.975]), abs=1e-12)
+        assert look.low < look.high
+
+
+def test_the_look_that_drops_a_graph_is_told_with_its_loss(uneven: DetectionDataset) -> None:
+    worse = make_model(BOXES + np.array([0, 0, -0.1, 0.08]))
+    rule = EarlyRejection(records_of(uneven, make_model()), LossLimit("relative", 0.001), alpha=0.49, looks=(3, 6, 9))
+    progress = Looking()
+    rejected = CocoEvaluator(uneven, progress).evaluate(worse, never, {IouType.BBOX: rule})
+    assert isinstance(rejected, Rejection)
+    assert [look.images for look in progress.looks] == [3, 6, 9][: rejected.look]
+    assert progress.looks[-1].loss == rejected.loss > 0
 
 
 def test_a_function_drops_nothing(dataset: DetectionDataset) -> None:

@@ -166,6 +166,29 @@ def test_keras_outputs_named_by_a_dictionary_or_alike(tmp_path: Path) -> None:
     assert_says(model, batch, {"detection_boxes": layer(batch).numpy(), "detection_scores": layer(batch * 2).numpy()})
 
 
+@pytest.mark.parametrize("name", ["model.keras", "model.h5", "saved_model"])
+def test_keras_layers_in_a_row(tmp_path: Path, name: str) -> None:
+    inner = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), tf.keras.layers.Conv2D(4, 3)], name="inner")
+    keras = tf.keras.Sequential([tf.keras.Input((8, 8, 3), name="photo"), inner, tf.keras.layers.Conv2D(2, 1)])
+    write_keras_model(keras, tmp_path / name)
+    model = load_model(tmp_path / name)
+    assert model.inputs == ("photo:0",)
+    assert model.outputs == ("output_0:0",) if name == "saved_model" else (f"{keras.layers[-1].name}:0",)
+    batch = np.random.default_rng(8).random((1, 8, 8, 3), np.float32)
+    assert_says(model, batch, {model.outputs[0].removesuffix(":0"): keras(batch).numpy()})
+
+
+def test_keras_layers_in_a_row_with_two_results(tmp_path: Path) -> None:
+    photo = tf.keras.Input((8, 8, 3))
+    heads = tf.keras.Model(photo, [tf.keras.layers.Conv2D(2, 1)(photo), tf.keras.layers.Conv2D(3, 1)(photo)])
+    keras = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), heads])
+    keras.save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    batch = np.random.default_rng(9).random((1, 8, 8, 3), np.float32)
+    names = [name.removesuffix(":0") for name in model.outputs]
+    assert_says(model, batch, dict(zip(names, (result.numpy() for result in keras(batch)), strict=True)))
+
+
 def test_real_detectors(assets: Path) -> None:
     for path in sorted((assets / "detectors").glob("*.pb")):
         model = load_model(path)
@@ -321,3 +344,49 @@ def test_keras_model_with_an_unknown_layer(write_keras: Callable[..., tuple[Path
 
     path, *_ = write_keras("model.keras", OnlyHere())
     assert "Keras cannot load it: Could not locate class 'OnlyHere'" in fault_of(path)
+
+
+@tf.keras.utils.register_keras_serializable("tuner_tests")
+class Registered(tf.keras.Model):
+    """A subclass whose class Keras finds, but whose inputs no file tells."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.layer = tf.keras.layers.Conv2D(2, 1)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.layer(x)
+
+
+class Elsewhere(Registered):
+    """A subclass that Keras does not know."""
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (Registered, "a Keras model without defined inputs: build it with an Input layer before saving, or export it"),
+        (Elsewhere, "Keras cannot load it: Could not locate class 'Elsewhere'; export it with model.export(FOLDER)"),
+        (lambda: tf.keras.Sequential([tf.keras.layers.Conv2D(2, 1)]), "a Keras model without defined inputs: "),
+    ],
+)
+def test_keras_model_that_its_file_does_not_tell(
+    tmp_path: Path, make: Callable[[], tf.keras.Model], fault: str
+) -> None:
+    keras, batch = make(), np.random.default_rng(10).random((1, 8, 8, 3), np.float32)
+    if not isinstance(keras, tf.keras.Sequential):
+        keras(batch)
+    keras.save(tmp_path / "model.keras")
+    assert fault in fault_of(tmp_path / "model.keras")
+    # What the message advises.
+    expected = keras(batch).numpy()
+    write_keras_model(keras, tmp_path / "saved_model")
+    assert_says(load_model(tmp_path / "saved_model"), batch, {"output_0": expected})
+
+
+def write_keras_model(model: tf.keras.Model, path: Path) -> None:
+    """As a file, or exported as a SavedModel into a folder."""
+    if path.suffix:
+        model.save(path)
+    else:
+        model.export(str(path), verbose=False)

@@ -27,10 +27,10 @@ def dashboard(
 ) -> int:
     """Look at a run's trials in optuna-dashboard, until Ctrl-C."""
     console_on(verbose=verbose)
-    from tuner.dashboard import find_storage, serve  # noqa: PLC0415 - optuna takes a second; help does not wait
+    from tuner.dashboard import find_storage, report_files, serve  # noqa: PLC0415 - they take a second; help does not
 
     with suppress(KeyboardInterrupt):
-        serve(find_storage(workspace, storage), port, _announce)
+        serve(find_storage(workspace, storage), port, _announce, report_files(workspace))
     return 0
 
 

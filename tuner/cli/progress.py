@@ -17,7 +17,7 @@ from tuner.progress import Event, Item, Progress, SearchBegan, SearchEnded, Sile
 
 _SECONDS_BETWEEN_LINES = 30.0
 # Drawing takes a core for some milliseconds, which the detector has to wait for.
-_DRAWN_PER_SECOND = 2
+_DRAWN_PER_SECOND = 1
 _MOST_ROWS = 15
 # Lines of a live search that are not rows: the table's head and frame, what follows it, and a line of the shell.
 _OTHER_LINES = 10

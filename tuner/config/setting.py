@@ -26,8 +26,8 @@ class OneOf:
             return self.values[value]
         if isinstance(value, str) and value in self.refused:
             raise SettingError(f"got {value!r}; {self.refused[value]}")
-        known = [*self.values, *self.refused]
-        raise SettingError(f"got {describe(value)}; {choices(str(value) if isinstance(value, str) else '', known)}")
+        expected = choices(value if isinstance(value, str) else "", self.values)
+        raise SettingError(f"got {describe(value)}; {expected}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Let pydantic parse the value of an `Annotated` field."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager.context import eager_mode
 
 from tuner.data.image_size import JPEG_MAGIC, check_pixels
 from tuner.data.images import Entry, decode_image
@@ -37,7 +38,8 @@ def _size(encoded: bytes, where: str) -> tuple[int, int]:
     if not encoded.startswith(JPEG_MAGIC):
         return decode_image(encoded, where).shape[:2]
     try:
-        height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
+        with eager_mode():
+            height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     except tf.errors.OpError:
         raise DatasetError(f"{where}: image does not decode: it is no whole JPEG file") from None
     check_pixels(height, width, where)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.eager.context import eager_mode
 
 from tuner.data.image_size import check_claimed_size
 from tuner.detections import GroundTruth
@@ -63,7 +64,9 @@ def decode_image(encoded: bytes, where: str) -> NDArray[np.uint8]:
         check_claimed_size(encoded, where)
         # TensorFlow's default transform is a faster approximation, off by 1.2 grey levels on average (24 at most)
         # on COCO images, and not measurably faster here.
-        image: NDArray[np.uint8] = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        # A caller's session, or code of LPOT's time, may have turned eager mode off.
+        with eager_mode():
+            image: NDArray[np.uint8] = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
     except tf.errors.OpError as error:
         reason = error.message.partition("}} ")[2].partition(" [Op:")[0] or error.message
         raise DatasetError(f"{where}: image does not decode: {reason}") from None
@@ -74,7 +77,8 @@ def decode_mask(encoded: bytes, where: str) -> NDArray[np.uint8]:
     """Decode a PNG file of one channel to [H, W] uint8. Raises DatasetError as `decode_image` does."""
     try:
         check_claimed_size(encoded, f"{where}: image/object/mask")
-        mask: NDArray[np.uint8] = tf.io.decode_png(encoded, channels=1).numpy()[:, :, 0]
+        with eager_mode():
+            mask: NDArray[np.uint8] = tf.io.decode_png(encoded, channels=1).numpy()[:, :, 0]
     except tf.errors.OpError:
         raise DatasetError(f"{where}: image/object/mask: is no PNG file") from None
     return mask

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.eager.context import eager_mode
 
 from tuner.data.images import Entry, decode_mask
 from tuner.data.records import AnnotatedJpeg, decode_example
@@ -110,6 +111,18 @@ def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: _Frame, path: Path,
     )
 
 
+def _contents(path: Path) -> Iterator[bytes]:
+    """What the records of a file hold. Between two of them eager mode is as the caller has it."""
+    with eager_mode():
+        contents = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    while True:
+        with eager_mode():
+            content = next(contents, None)
+        if content is None:
+            return
+        yield content
+
+
 def _read_frames(path: Path, named: Path, base: int) -> Iterator[_Frame | str]:
     """The records of a file, or what is wrong with them.
 
@@ -117,7 +130,7 @@ def _read_frames(path: Path, named: Path, base: int) -> Iterator[_Frame | str]:
     """
     offset = 0
     try:
-        for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        for content in _contents(path):
             yield _Frame(content, base + offset + _HEADER_BYTES)
             offset += _FRAME_BYTES + len(content)
         if offset == path.stat().st_size:

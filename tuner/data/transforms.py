@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.eager.context import eager_mode
 
 from tuner.config.transforms import (
     AlignImageChannel,
@@ -97,7 +98,8 @@ def _resize_with_aspect_ratio(step: ResizeWithAspectRatio, picture: _Picture, wh
 
 
 def _resized(picture: _Picture, height: int, width: int, method: str) -> _Picture:
-    pixels = tf.image.resize(picture.pixels, (height, width), method).numpy()
+    with eager_mode():
+        pixels = tf.image.resize(picture.pixels, (height, width), method).numpy()
     # Of the same size, TensorFlow hands the image back in its own type.
     pixels = pixels if method == "nearest" else pixels.astype(np.float32, copy=False)
     return replace(picture, pixels=pixels, height=height, width=width)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from tuner.report.html.style import PLACEHOLDERS
+from tuner.report.html.style import CSS, PLACEHOLDERS
 
 # Its text is as large on a phone's screen as the phone's own.
 WIDTH_IN = 5.2
@@ -80,3 +80,10 @@ def inline_svg(figure: Figure, name: str, text: str, hints: Mapping[str, str] | 
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(text)}"', 1))
+
+
+def as_document(body: Markup) -> str:
+    """The figure in a part of the page as an SVG file, in the page's colours, light and dark."""
+    svg = body[body.index("<svg") : body.rindex("</svg>") + len("</svg>")]
+    tag, _, content = svg.partition(">")
+    return f"{tag}><style>{CSS}svg{{background:var(--paper)}}</style>{content}\n"

@@ -1,5 +1,6 @@
 """The whole report: one file that needs nothing else, made from what a run left in its workspace."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -7,9 +8,9 @@ from markupsafe import Markup
 from tuner.files import write_text
 from tuner.report.html.accuracy import by_category, by_size
 from tuner.report.html.changed_images import changed_images
-from tuner.report.html.figure import drawing
-from tuner.report.html.losses import judged_trials, with_intervals
-from tuner.report.html.markup import join
+from tuner.report.html.figure import as_document, drawing
+from tuner.report.html.losses import Judged, judged_trials, with_intervals
+from tuner.report.html.markup import Part, join
 from tuner.report.html.op_pictures import histograms, op_times, sensitivity
 from tuner.report.html.search_pictures import search_path, trade_off
 from tuner.report.html.style import CSS, SCRIPT, SECURITY_POLICY
@@ -43,8 +44,21 @@ def write_report(workspace: Path) -> Path:
 def render(run: RunRecord) -> str:
     """The report of a run as one HTML page. Every name in it is escaped."""
     judged = with_intervals(run, judged_trials(run))
+    return _page(run, judged, _parts(run, judged))
+
+
+def page_and_pictures(run: RunRecord) -> dict[str, str]:
+    """File name -> content: the page, and an SVG file for each part of it that is one figure."""
+    judged = with_intervals(run, judged_trials(run))
+    parts = _parts(run, judged)
+    figures = {part.title: part.body for part in parts if part.body is not None and part.body.count("<svg") == 1}
+    pictures = {f"{title}.svg": as_document(body) for title, body in figures.items()}
+    return {FILE: _page(run, judged, parts), **pictures}
+
+
+def _parts(run: RunRecord, judged: list[Judged]) -> Sequence[Part]:
     with drawing():
-        parts = (
+        return (
             trade_off(run, judged),
             search_path(run, judged),
             sensitivity(run),
@@ -58,6 +72,9 @@ def render(run: RunRecord) -> str:
             environment(run),
             command(run),
         )
+
+
+def _page(run: RunRecord, judged: list[Judged], parts: Sequence[Part]) -> str:
     name = run.config.model.name
     return str(
         _PAGE.format(
