@@ -2,8 +2,8 @@
 
     python benchmarks/long_run.py --trials 300
 
-tunes the embedded detector, or `--model` on `--dataset`, for so many trials whatever they find, and prints what was held
-after the third trial, at the highest after it, and after the last.
+tunes the embedded detector, or `--model` on `--dataset`, for so many trials whatever they find, and prints what was
+held after the third trial, at the highest after it, and after the last.
 """
 
 import argparse
