@@ -1,11 +1,11 @@
 """The tutorial and the how-to pages: their commands are run in order, and print what the pages say.
 
 A block ```console holds commands behind `$ ` with their output, stdout and stderr together; a block with `title="NAME"`
-is a file that the commands use. Each page has a folder of its own beside links to configs/ and datasets/.
+is a file that the commands use. Each page has a folder of its own that looks like the project's, set up.
 
-What may differ from the page: times, speeds and what is faster; hashes; decimals by 0.005 (accuracies, MB), or 0.5 where
-a % follows; blanks. A line `...` on a page stands for any number of lines; the tutorial has none. All else has to be
-the same.
+What may differ from the page: times, speeds and what is faster; hashes; decimals by 0.005 (accuracies, MB), or 0.5
+where a % follows; blanks. A line `...` on a page stands for any number of lines; the tutorial has none.
+All else is the same.
 
 Troubleshooting's commands are mistakes, and run in this process, one after the other.
 
