@@ -75,3 +75,8 @@ def test_references_hold_every_section_command_and_name(site: Path) -> None:
     for name in ("tuner.api.tune", "tuner.api.Quantization", "tuner.report.result.TuningResult"):
         assert f'id="{name}"' in built["api.html"]
     assert "Find the fastest int8 graph that meets the criterion" in built["api.html"]
+
+
+def test_every_example_is_told_of() -> None:
+    page = (ROOT / "docs/python.md").read_text()
+    assert [path.name for path in ROOT.glob("examples/*.py") if f"(../examples/{path.name})" not in page] == []

@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from tuner.cli import main
+from tuner.quantization.cpu import read_cpu_features
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -185,8 +186,12 @@ def test_quick_commands_of_the_pages(tmp_path: Path) -> None:
                 assert told is None, f"{name}: {step.command}: {told}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.skipif(
+    not ((cpu := read_cpu_features()) and cpu.has_vnni), reason="the pages were printed on a CPU with VNNI"
+)
+@pytest.mark.parametrize(
+    "name", [name if name == "tutorial" else pytest.param(name, marks=pytest.mark.slow) for name in PAGES]
+)
 def test_all_commands_of_a_page(name: str, tmp_path: Path) -> None:
     environment = prepare(tmp_path)
     for step in steps(PAGES[name].read_text()):
