@@ -19,13 +19,15 @@ LOGGER = logging.getLogger("mkdocs.generated_pages")
 
 # A link to a file of the repository that is no page: [text](../configs/README.md).
 _LINK_OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#]+)(#[^)]*)?\)")
+# The first thing in a cell, where it is code: a flag or a key.
+_CODE_IN_CELL = re.compile(r"(?<=<td><code>)[^<]+(?=</code>)")
 _PAGES = {"configs/README.md": "configuration.md", "README.md": "index.md"}
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages, and the changelog and the guide that lie beside the folder of pages."""
     pages = {
-        "configuration.md": (ROOT / "configs/README.md").read_text(),
+        "configuration.md": in_sections((ROOT / "configs/README.md").read_text()),
         "commands.md": command_reference(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
@@ -58,6 +60,33 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _LINK_OUTSIDE.sub(inside, markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Marks for stylesheets/extra.css: errors as such, and where flags and keys may break."""
+    html = html.replace('<span class="go">error: ', '<span class="go told">error: ')
+
+    def parts(match: re.Match[str]) -> str:
+        found = re.findall(r"[^. ]*[. ]*", match.group())
+        return "<wbr>".join(f"<span>{part}</span>" for part in found if part)
+
+    return _CODE_IN_CELL.sub(parts, html)
+
+
+def in_sections(text: str) -> str:
+    """The table of all keys as one table for each section that has keys below it, under headings."""
+    lines = text.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("| key |"))
+    rows = {row: row.split("`")[1].split(":")[0].split(".") for row in lines[begin + 2 :] if row}
+    sections = {".".join(key[:depth]) for key in rows.values() for depth in (1, 2) if len(key) > depth}
+    tables: dict[str, list[str]] = {}
+    for row, key in rows.items():
+        title = next((name for name in (".".join(key[:2]), key[0]) if name in sections), "Other sections")
+        tables.setdefault(title, []).append(row)
+    tables["Other sections"] = tables.pop("Other sections")
+    parts = ["\n".join(lines[:begin])]
+    parts += [f"## {title}\n\n" + "\n".join([*lines[begin : begin + 2], *table]) for title, table in tables.items()]
+    return "\n\n".join(parts) + "\n"
+
+
 def command_reference() -> str:
     """Markdown with each command's use, arguments, options and example, as `--help` tells them."""
     group = typer.main.get_command(app)
@@ -83,6 +112,6 @@ def command_reference() -> str:
 def _parameters(command: Any, context: Any) -> str:
     records = [parameter.get_help_record(context) for parameter in command.params if parameter.name != "help"]
     rows = [(names.replace(" <path>", ""), meaning.replace("|", "&#124;")) for names, meaning in filter(None, records)]
-    lines = ["| | |", "|---|---|"]
+    lines = ["| argument or option | meaning |", "|---|---|"]
     lines += [f"| `{names}` | {meaning} |" for names, meaning in rows]
     return "\n".join(lines)

@@ -48,6 +48,15 @@ def test_nothing_comes_from_outside(site: Path) -> None:
     assert [name for name, text in pages(site).items() if 'class="mermaid"' in text] == []
 
 
+def test_errors_are_marked_for_the_style_sheet(site: Path) -> None:
+    found = pages(site)["troubleshooting.html"]
+    assert found.count('<span class="go told">error: ') == (ROOT / "docs/troubleshooting.md").read_text().count(
+        "\nerror: "
+    )
+    assert 'class="language-console highlight"' in found
+    assert ".told" in (site / "stylesheets/extra.css").read_text()
+
+
 def test_lists_and_tables_are_seen_as_such(site: Path) -> None:
     found = {name: _LIST_OR_TABLE_IN_PARAGRAPH.search(text) for name, text in pages(site).items()}
     assert {name: match.group()[:200] for name, match in found.items() if match} == {}
@@ -56,10 +65,18 @@ def test_lists_and_tables_are_seen_as_such(site: Path) -> None:
 def test_references_hold_every_section_command_and_name(site: Path) -> None:
     built = pages(site)
     for section in TuningConfig.model_fields:
-        assert f"<code>{section}</code>" in built["configuration.html"]
+        assert f"<code><span>{section}</span></code>" in built["configuration.html"]
     for command in ("tune", "evaluate", "benchmark", "quantize", "export", "freeze", "prepare-dataset"):
         assert f'id="tuner-{command}"' in built["commands.html"]
-    assert "--accuracy_loss SHARE" in built["commands.html"]
+    assert "<span>--accuracy_loss </span><wbr><span>SHARE</span>" in built["commands.html"]
+    assert 'id="tuningstrategy"' in built["configuration.html"]
+    rows = [line for line in (ROOT / "configs/README.md").read_text().splitlines() if line.startswith("| `")]
+    assert built["configuration.html"].count("<tr>\n<td><code>") == len(rows)
     for name in ("tuner.api.tune", "tuner.api.Quantization", "tuner.report.result.TuningResult"):
         assert f'id="{name}"' in built["api.html"]
     assert "Find the fastest int8 graph that meets the criterion" in built["api.html"]
+
+
+def test_every_example_is_told_of() -> None:
+    page = (ROOT / "docs/python.md").read_text()
+    assert [path.name for path in ROOT.glob("examples/*.py") if f"(../examples/{path.name})" not in page] == []
