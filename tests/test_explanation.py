@@ -99,6 +99,10 @@ def test_else_no_single_op_is_named(accuracy: float, damage: dict[str, float]) -
 def test_nothing_passed() -> None:
     few = run_of(tried(0, ALL, 0.4, images=20), best=0, flags="avx2 amx_bf16", settings={})
     assert rules(explain(few)) == ["bf16", "calibration images", "limit"]
+    assert explain(few).advice[1].try_next == "a calibration set of 100 images"  # all 20 that there are were used
+    settings = {"quantization": {"calibration": {"sampling_size": 20}}}
+    some = run_of(tried(0, ALL, 0.4, images=20), best=0, flags="avx2 amx_bf16", settings=settings)
+    assert explain(some).advice[1].try_next == "quantization.calibration.sampling_size: 100"
     ended = run_of(tried(0, ALL, 0.4), best=0, settings={"tuning": {"exit_policy": {"max_trials": 1}}})
     assert rules(explain(ended)) == ["trials", "limit"]
     assert explain(ended).advice[1].try_next.startswith("a limit of at least 20.00%")

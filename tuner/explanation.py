@@ -173,9 +173,12 @@ def _advice(run: RunRecord, best: CompletedTrial | None, lost: float | None) -> 
         yield from _about_one_op(run, int8_lost)
         images = max(trial.proposal.calibration_images for trial in trials)
         if images < FEW_CALIBRATION_IMAGES:
+            there_are_more = images >= max(run.config.quantization.calibration.sampling_sizes)
             yield Advice(
                 "calibration images",
-                f"quantization.calibration.sampling_size: {FEW_CALIBRATION_IMAGES}",
+                f"quantization.calibration.sampling_size: {FEW_CALIBRATION_IMAGES}"
+                if there_are_more
+                else f"a calibration set of {FEW_CALIBRATION_IMAGES} images",
                 f"ranges come from {images} images, and int8 loses {_as_limit(run, int8_lost)}",
             )
     yield from _about_interval(run, lost, criterion.limit)

@@ -122,7 +122,11 @@ class PerformanceConfig(Section):
     """How speed is measured."""
 
     warmup: int = Field(default=5, ge=0, description="runs before the clock starts")
-    iteration: int = Field(default=-1, ge=-1, description="runs that are timed; -1 for as many as ten seconds take")
+    iteration: int = Field(
+        default=-1,
+        ge=-1,
+        description="runs that are timed; -1 for as many as ten seconds take (`tuner benchmark`: 100)",
+    )
     dataloader: OptionalDataset = Field(default=None, description="images; those of accuracy by default")
     configs: ComputeConfig = Field(default_factory=ComputeConfig, description="how the measurement uses the processor")
     postprocess: Postprocess = Field(default_factory=Postprocess, description="steps between the model and the metric")

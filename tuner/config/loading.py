@@ -43,7 +43,7 @@ class TuningConfig(Section):
     refused: ClassVar = {
         "pruning": Refusal("this tool quantises and does not prune: remove the section", EMPTY),
         "graph_optimization": Refusal(
-            "conversion to bf16 alone is not available in this version: remove the section", EMPTY
+            "bf16 alone is what `tuner quantize --mode bf16` makes: remove the section", EMPTY
         ),
         "model_conversion": Refusal(
             "conversion of a model trained with quantisation is not available in this version: remove the section",
