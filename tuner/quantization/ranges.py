@@ -108,6 +108,14 @@ def _observed(probe: Probe, observations: Sequence[dict[str, NDArray[Any]]]) -> 
     if empty.all():
         raise QuantizationError("the tensor is empty in every calibration image")
     count = len(empty)
+    is_number = np.isfinite(lows).all(1) & np.isfinite(highs).all(1) | empty
+    if not is_number.all():
+        image = int(np.argmin(is_number))
+        kind = "NaN" if np.isnan(lows[image]).any() or np.isnan(highs[image]).any() else "an infinite value"
+        raise QuantizationError(
+            f"holds {kind} in calibration image {image + 1} of {count}: the float model computes it, and int8 has no "
+            "code for it; leave the image out, or mend the model"
+        )
     told_by = [next(i % count for i in range(index, index + count) if not empty[i % count]) for index in range(count)]
     # Popped, so that counts are in memory once.
     counts = np.stack([values.pop(probe.counts) for values in observations])
