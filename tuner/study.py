@@ -3,8 +3,9 @@
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial,
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
 
 _STUDY_NAME = re.compile(r"tuner-(\d+)")
+MOST_DEATHS = 2
 # What a finished trial has one of; without, it was cut off.
 _ENDINGS = {"cause", "measurement", "rejection"}
 # Each proposal in terms that plots understand. Optuna wants the choices of a name to be the same in all of a study.
@@ -91,6 +93,26 @@ class Study:
         trial.set_user_attr("proposal", proposal.to_json())
         self._running[trial.number] = trial
         return int(trial.number)
+
+    @property
+    def deadly(self) -> set[Proposal]:
+        """The proposals with which the process died twice: it ended while it tried them, without a chance to say so.
+
+        A kernel may crash it, or the system end it for want of memory; once is often chance.
+        """
+        deaths = Counter(
+            Proposal.from_json(trial.user_attrs["proposal"])
+            for trial in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            if trial.number not in self._running
+            and "proposal" in trial.user_attrs
+            and "abandoned" not in trial.user_attrs
+        )
+        return {proposal for proposal, count in deaths.items() if count >= MOST_DEATHS}
+
+    def abandon(self, number: int) -> None:
+        """A trial ends unfinished for a reason that is not its plan's."""
+        with suppress(*_STORAGE_ERRORS):  # it may be the reason
+            self._running.pop(number).set_user_attr("abandoned", True)
 
     @_storage_errors()
     def record(self, trial: Trial) -> None:
