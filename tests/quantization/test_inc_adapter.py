@@ -162,7 +162,11 @@ exit 1"""
         (SWALLOWED, 60, "Shape must be rank 4 but is rank 3"),
         (RAISED, 60, "ModelError: its int8 graph: failed while running: no kernel"),
         ("exit 7", 60, "ended with exit code 7"),
-        ("echo loading; echo no more of this >&2; exit 7", 60, "no more of this"),
+        (
+            "echo loading; echo no more of this >&2; echo I0000 00:00:17.9 9 stub.cc:31] no GPU; exit 7",
+            60,
+            "no more of this",
+        ),
         ("exit 0", 60, "returned no graph"),
         ("kill -ABRT $$", 60, "crashed with SIGABRT"),
         ("kill -KILL $$", 60, "crashed with SIGKILL"),

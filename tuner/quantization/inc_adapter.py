@@ -41,6 +41,8 @@ _LOG = "log.txt"
 # neural-compressor swallows the cause, logs it so, and fails later on a None.
 _LOGGED_CAUSE = re.compile(r"Fail to (?:quantize|convert) graph due to (.+?)\.?$", re.MULTILINE)
 _RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(?:\w+\.)*(.+)", re.MULTILINE)
+# Loggers write the time first, TensorFlow's after a letter, or that they warn.
+_SAID = re.compile(r"^(?![IWEF]?\d{4}|WARNING)(.+)$", re.MULTILINE)
 
 
 def quantize_with_inc(
@@ -116,8 +118,8 @@ def _run_worker(folder: Path, limits: Limits) -> None:
 
 
 def _last_cause(log: str) -> str:
-    """The line of the log that says why it failed: of what was raised, or the last one; nothing of an empty log."""
-    causes = _LOGGED_CAUSE.findall(log) or _RAISED.findall(log) or log.splitlines()
+    """The line of the log that says why it failed: of what was raised, or the last one that no logger wrote."""
+    causes = _LOGGED_CAUSE.findall(log) or _RAISED.findall(log) or _SAID.findall(log)
     return str(causes[-1]).strip() if causes else ""
 
 
