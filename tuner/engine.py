@@ -1,6 +1,8 @@
 """What turns proposals into graphs in this run: what may be tried, the ranges, and the chosen engine."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,11 +11,13 @@ from numpy.typing import NDArray
 
 from tuner.cache import Cache
 from tuner.config import Objective, TuningConfig, resolve_op_rules
-from tuner.errors import ConfigError, ModelError
+from tuner.errors import ConfigError, ModelError, QuantizationError, TunerError
 from tuner.graph.postprocess import OPTIMIZATION_IMAGES, Optimization, optimize_postprocess
 from tuner.model.detection_model import DetectionModel
+from tuner.model.tensorflow_error import first_line
 from tuner.precision import FP32, Correction, Dtype, OpPrecision, PrecisionPlan, RangeAlgorithm
 from tuner.quantization.audit import read_plan
+from tuner.quantization.child import Limits
 from tuner.quantization.corrections.apply import apply_corrections
 from tuner.quantization.cpu import CpuFeatures
 from tuner.quantization.inc_adapter import applied_by_inc, quantize_with_inc
@@ -25,13 +29,35 @@ from tuner.quantization.ranges import Ranges, collect_ranges, first_images
 from tuner.search.space import SearchSpace
 from tuner.trial import Proposal
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Engine:
-    """quantize: makes the graph of a proposal. read_plan: what a graph really holds."""
+    """quantize: makes the graph of a proposal. read_plan: what a graph really holds.
+
+    Whatever goes wrong in either is a TunerError: one plan, for which nothing else need stop.
+    """
 
     quantize: Callable[[Proposal], DetectionModel]
     read_plan: Callable[[DetectionModel], PrecisionPlan]
+
+
+@contextmanager
+def as_failure() -> Iterator[None]:
+    """What a mistake of ours raises becomes a QuantizationError, "KeyError: 'conv'"; its traceback goes to the log.
+
+    For all that is done about one plan while others wait. A MemoryError is among it: what numpy or TensorFlow is denied
+    was for this plan, and nothing else is lost with it. Left alone are TunerErrors, and Ctrl-C.
+    """
+    try:
+        yield
+    except TunerError:
+        raise
+    except Exception as error:
+        _log.debug("a plan met a mistake of the tuner", exc_info=True)
+        told = dict.fromkeys((type(error).__name__, first_line(error)))
+        raise QuantizationError(": ".join(told)) from error
 
 
 def optimized_model(config: TuningConfig, model: DetectionModel, images: Sequence[NDArray[Any]]) -> Optimization:
@@ -114,7 +140,12 @@ def worthwhile_space(
     if config.quantization.engine == "inc" or config.quantization.int8_only or not wants_speed:
         return space, without_kernel
     preferred = next(iter(space.anchors().values()))
-    found = find_unprofitable(prepared, preferred, ranges, matmul_kernel=config.quantization.has_matmul_kernel)
+    found: Mapping[str, str] = {}
+    try:
+        with as_failure():
+            found = find_unprofitable(prepared, preferred, ranges, matmul_kernel=config.quantization.has_matmul_kernel)
+    except QuantizationError as error:
+        _log.warning("where int8 gains nothing is not known: %s", error)
     reasons = {op: why for op, why in found.items() if FP32 in space.choices[op]}
     without_int8 = {op: _without_int8(space.choices[op]) for op in reasons}
     return replace(space, choices={**space.choices, **without_int8}), {**reasons, **without_kernel}
@@ -130,9 +161,11 @@ def make_engine(
     images: Sequence[NDArray[Any]],
 ) -> Engine:
     """The engine that the settings choose."""
-    if config.quantization.engine == "inc":
-        return Engine(
-            lambda proposal: quantize_with_inc(model, proposal.plan, images[: proposal.calibration_images]),
+    settings = config.quantization
+    if settings.engine == "inc":
+        limits = Limits(settings.converter_timeout_s, settings.converter_memory_mb)
+        return _contained(
+            lambda proposal: quantize_with_inc(model, proposal.plan, images[: proposal.calibration_images], limits),
             lambda graph: applied_by_inc(graph.graph_def, ops.names),
         )
 
@@ -140,6 +173,10 @@ def make_engine(
         count, plan = proposal.calibration_images, proposal.plan
         observed = first_images(ranges, count)
         corrected, observed = apply_corrections(prepared, plan, observed, images[:count], proposal.corrections)
-        return quantize(corrected, plan, observed, matmul_kernel=config.quantization.has_matmul_kernel)
+        return quantize(corrected, plan, observed, matmul_kernel=settings.has_matmul_kernel)
 
-    return Engine(lowered, partial(read_plan, ops=ops.names))
+    return _contained(lowered, partial(read_plan, ops=ops.names))
+
+
+def _contained(make: Callable[[Proposal], DetectionModel], read: Callable[[DetectionModel], PrecisionPlan]) -> Engine:
+    return Engine(as_failure()(make), as_failure()(read))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tuner.cache import Cache
 from tuner.config import Objective, TuningConfig
 from tuner.criterion import cost
-from tuner.engine import Engine
+from tuner.engine import Engine, as_failure
 from tuner.errors import ModelError, QuantizationError
 from tuner.meter import latency_threads
 from tuner.model.detection_model import DetectionModel
@@ -52,10 +52,12 @@ class Foreseer:
     clock: Clock
     _damage: dict[tuple[str, int], Mapping[str, float]] = field(default_factory=dict)
 
-    @property
-    def foresight(self) -> Foresight:
-        """What the search asks. Engines that take long to make a graph have nothing to tell of costs."""
-        if self.config.quantization.engine == "inc":
+    def foresight(self, *, times_graphs: bool = True) -> Foresight:
+        """What the search asks. Of costs nothing is told where engines take long to make a graph.
+
+        times_graphs: false where int8 graphs may crash this process, so that none runs outside a trial.
+        """
+        if self.config.quantization.engine == "inc" or not times_graphs:
             return Foresight(self.damage, lambda proposal: None, dict, knows_costs=False)
         return Foresight(self.damage, self.cost, self.gains, self._knows_costs)
 
@@ -64,7 +66,8 @@ class Foreseer:
         plan = proposal.plan.sha256, proposal.calibration_images
         if plan not in self._damage:
             try:
-                self._damage[plan] = self._measured_damage(proposal)
+                with as_failure():
+                    self._damage[plan] = self._measured_damage(proposal)
             except (QuantizationError, ModelError) as error:
                 _log.warning("sensitivities are not known: %s", error)
                 self._damage[plan] = {}
@@ -76,12 +79,14 @@ class Foreseer:
         if not self._knows_costs:
             return None
         latency_ms, size_bytes = 0.0, 0
+        plan, images = proposal.plan, proposal.calibration_images
         try:
-            if Objective.PERFORMANCE in weights:
-                latency_ms = self._latency_model.predict_ms(self._traceable(proposal.plan, proposal.calibration_images))
-            if Objective.MODELSIZE in weights:
-                # The corrections that a search chooses by itself change numbers, not nodes.
-                size_bytes = self.engine.quantize(replace(proposal, corrections=self.space.corrections)).size_bytes
+            with as_failure():
+                if Objective.PERFORMANCE in weights:
+                    latency_ms = self._latency_model.predict_ms(self._traceable(plan, images))
+                if Objective.MODELSIZE in weights:
+                    # The corrections that a search chooses by itself change numbers, not nodes.
+                    size_bytes = self.engine.quantize(replace(proposal, corrections=self.space.corrections)).size_bytes
         except (QuantizationError, ModelError) as error:
             _log.warning("the cost of %s is not known: %s", proposal.idea, error)
             return None
@@ -92,9 +97,10 @@ class Foreseer:
         """Of each operator that may leave int8: the time that int8 saves there, in microseconds."""
         matmul_kernel = self.config.quantization.has_matmul_kernel
         try:
-            costs = op_costs(
-                self._latency_model, self.prepared, self._references, self.ranges, matmul_kernel=matmul_kernel
-            )
+            with as_failure():
+                costs = op_costs(
+                    self._latency_model, self.prepared, self._references, self.ranges, matmul_kernel=matmul_kernel
+                )
         except (QuantizationError, ModelError) as error:
             _log.warning("what int8 saves is not known: %s", error)
             return {}

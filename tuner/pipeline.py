@@ -23,6 +23,7 @@ from tuner.model.detection_model import DetectionModel
 from tuner.progress import Clock, Progress, Silent
 from tuner.quantization.cpu import read_cpu_features, warn_without_vnni
 from tuner.quantization.quantize import find_quantizable_ops, prepare
+from tuner.report.advice import repeated_failure
 from tuner.report.html.page import write_report
 from tuner.report.notes import describe_endpoints, describe_measurement, describe_trial
 from tuner.report.result import (
@@ -119,7 +120,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
     search = make_search(
         config.tuning.strategy.name,
         space,
-        foreseer.foresight,
+        foreseer.foresight(times_graphs=not study.deadly),
         seed=config.tuning.random_seed,
         goes_on=config.tuning.exit_policy.timeout_s > 0,
     )
@@ -201,8 +202,8 @@ def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Me
                     if found.passes:
                         clock.seconds.setdefault("accepted", clock.total_s)
                     stage.note(describe_trial(trial, criterion, meter.baseline))
-                if runner.watcher.stop_reason:
-                    return runner.watcher.stop_reason
+                if stop_reason := runner.watcher.stop_reason or repeated_failure(study.trials):
+                    return stop_reason
         return verdict.reason
     except KeyboardInterrupt:
         return STOPPED

@@ -5,8 +5,9 @@ import logging
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from mimetypes import guess_type
 from typing import Any
@@ -28,6 +29,7 @@ from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, Reje
 _log = logging.getLogger(__name__)
 
 _STUDY_NAME = re.compile(r"tuner-(\d+)")
+MOST_DEATHS = 3
 # What a finished trial has one of; without, it was cut off.
 _ENDINGS = {"cause", "measurement", "rejection"}
 # Each proposal in terms that plots understand. Optuna wants the choices of a name to be the same in all of a study.
@@ -98,6 +100,26 @@ class Study:
         trial.set_user_attr("proposal", proposal.to_json())
         self._running[trial.number] = trial
         return int(trial.number)
+
+    @property
+    def deadly(self) -> set[Proposal]:
+        """The proposals with which the process died MOST_DEATHS times: it ended while it tried them, without a chance to say so.
+
+        A kernel may crash it, or the system end it for want of memory; once or twice may be chance.
+        """
+        deaths = Counter(
+            Proposal.from_json(trial.user_attrs["proposal"])
+            for trial in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            if trial.number not in self._running
+            and "proposal" in trial.user_attrs
+            and "abandoned" not in trial.user_attrs
+        )
+        return {proposal for proposal, count in deaths.items() if count >= MOST_DEATHS}
+
+    def abandon(self, number: int) -> None:
+        """A trial ends unfinished for a reason that is not its plan's."""
+        with suppress(*_STORAGE_ERRORS):  # it may be the reason
+            self._running.pop(number).set_user_attr("abandoned", True)
 
     @_storage_errors()
     def record(self, trial: Trial) -> None:

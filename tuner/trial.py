@@ -143,7 +143,10 @@ class RejectedTrial:
 
 @dataclass(frozen=True, slots=True)
 class FailedTrial:
-    """A plan that could not be lowered, run or evaluated; `cause` is the error in one line."""
+    """A plan that could not be lowered, run or evaluated; `cause` is the error in one line.
+
+    A search tries it no more in this study, with whatever images and corrections.
+    """
 
     number: int
     proposal: Proposal

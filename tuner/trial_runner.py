@@ -8,12 +8,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
-from tuner.engine import Engine
+from tuner.engine import Engine, as_failure
 from tuner.errors import EvaluationError, ModelError, QuantizationError
 from tuner.files import write_bytes
 from tuner.model.detection_model import DetectionModel
 from tuner.model.frozen_graph import read_graph_def
-from tuner.study import Study
+from tuner.study import MOST_DEATHS, Study
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
 
 _log = logging.getLogger(__name__)
@@ -55,15 +55,26 @@ class TrialRunner:
     _latest: tuple[str, DetectionModel] | None = field(default=None, repr=False)
 
     def run(self, proposal: Proposal) -> Trial:
-        """Try one plan. A plan that cannot be lowered, run or measured becomes a FailedTrial, with its cause."""
+        """Try one plan. A plan that cannot be lowered, run or measured becomes a FailedTrial, with its cause.
+
+        So does one with which earlier sessions died. What is no plan's fault (a full disk, a damaged image, Ctrl-C)
+        goes on to the caller, and the plan is free to be tried again.
+        """
+        is_deadly = proposal in self.study.deadly
         number = self.study.start(proposal)
-        self.watcher.began(number, proposal)
         trial: Trial
         try:
-            trial = self._measured(number, proposal)
+            self.watcher.began(number, proposal)
+            if is_deadly:
+                raise QuantizationError(f"the process died {MOST_DEATHS} times while this plan was tried")
+            with as_failure():
+                trial = self._measured(number, proposal)
         except (QuantizationError, EvaluationError, ModelError) as error:
             _log.warning("a plan failed: %s", error)
             trial = FailedTrial(number, proposal, str(error))
+        except BaseException:
+            self.study.abandon(number)
+            raise
         self.study.record(trial)
         self.watcher.ended(trial)
         return trial

@@ -18,6 +18,7 @@ from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, INT8, Dtype, Granularity, OpPrecision, PrecisionPlan
+from tuner.quantization.child import Limits
 from tuner.quantization.inc_adapter import applied_by_inc, quantize_with_inc
 
 tf1 = tf.compat.v1
@@ -112,7 +113,7 @@ def test_no_calibration_images() -> None:
 
 @pytest.fixture
 def write_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let a shell script take the place of the conversion; $3 is its folder."""
+    """Let a shell script take the place of the conversion; $5 is its folder."""
 
     def write(script: str) -> None:
         path = tmp_path / "worker"
@@ -160,7 +161,12 @@ exit 1"""
     [
         (SWALLOWED, 60, "Shape must be rank 4 but is rank 3"),
         (RAISED, 60, "ModelError: its int8 graph: failed while running: no kernel"),
-        ("echo nothing of use; exit 7", 60, "ended with exit code 7"),
+        ("exit 7", 60, "ended with exit code 7"),
+        (
+            "echo loading; echo no more of this >&2; echo I0000 00:00:17.9 9 stub.cc:31] no GPU; exit 7",
+            60,
+            "no more of this",
+        ),
         ("exit 0", 60, "returned no graph"),
         ("kill -ABRT $$", 60, "crashed with SIGABRT"),
         ("kill -KILL $$", 60, "crashed with SIGKILL"),
@@ -173,7 +179,7 @@ def test_every_end_of_the_worker_without_a_graph(
     write_worker(script)
 
     with pytest.raises(QuantizationError) as raised:
-        quantize_with_inc(_make_model(), PrecisionPlan({"first": INT8}), IMAGES, limit_s)
+        quantize_with_inc(_make_model(), PrecisionPlan({"first": INT8}), IMAGES, Limits(limit_s))
 
     assert str(raised.value) == f"neural-compressor: {cause}"
     assert list(temporary_files.iterdir()) == []
@@ -183,7 +189,7 @@ def test_worker_gets_everything_without_pickle(tmp_path: Path, write_worker: Cal
     model = _make_model()
     plan = PrecisionPlan({"first": FP32, "last": PER_TENSOR})
     seen = tmp_path / "seen"
-    write_worker(f'cp -r "$3" {seen}; cp "$3/float.pb" "$3/int8.pb"')
+    write_worker(f'cp -r "$5" {seen}; cp "$5/float.pb" "$5/int8.pb"')
 
     quantized = quantize_with_inc(model, plan, IMAGES)
 

@@ -91,7 +91,8 @@ def test_a_value_that_is_no_number_names_its_tensor(value: float, float_graph: A
     sketch = float_graph()
     with sketch.graph.as_default():
         tf.multiply(sketch.x, np.array([1] * 7 + [value], np.float32), name="scaled")
-    with pytest.raises(QuantizationError, match=r"^scaled: range must be finite with low <= high$"):
+    kind = "NaN" if np.isnan(value) else "an infinite value"
+    with pytest.raises(QuantizationError, match=rf"^scaled: holds {kind} in calibration image 1 of 3, "):
         collect_ranges(sketch.model("scaled"), ["x", "scaled"], IMAGES)
 
 
@@ -101,8 +102,16 @@ def test_one_nan_among_many_values(float_graph: Any) -> None:
     sketch.named(sketch.x, "out")
     images = [image.copy() for image in IMAGES]
     images[1][0, 2, 3, 4] = np.nan
-    with pytest.raises(QuantizationError, match=r"^x: "):
+    with pytest.raises(QuantizationError, match=r"^x: holds NaN in calibration image 2 of 3, "):
         collect_ranges(sketch.model(), ["x"], images)
+
+
+def test_the_first_tensor_that_is_no_number_is_named(float_graph: Any) -> None:
+    sketch = float_graph()
+    sketch.named(sketch.convolve(sketch.x, "conv", activation="Relu"), "out")
+    images = [np.full_like(IMAGES[0], np.inf)]
+    with pytest.raises(QuantizationError, match=r"^x: holds an infinite value in calibration image 1 of 1, "):
+        collect_ranges(sketch.model(), ["out", "conv/activation", "x", "conv"], images)
 
 
 def test_an_image_without_proposals_is_stood_for_by_the_next(float_graph: Any) -> None:

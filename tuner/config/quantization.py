@@ -96,6 +96,18 @@ class QuantizationConfig(Section):
         default="lowering",
         description="own extension: who writes the int8 graph, the tuner itself or neural-compressor",
     )
+    converter_timeout_s: float = Field(
+        default=1800.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="own extension: seconds after which neural-compressor is ended and the plan has failed",
+    )
+    converter_memory_mb: int = Field(
+        default=0,
+        ge=0,
+        description="own extension: MiB of memory that neural-compressor may take; 0 for three quarters of what is "
+        "free when it starts",
+    )
     optimize_postprocess: bool = Field(
         default=True,
         description="own extension: the Object Detection API's loops and per-class suppression become batched ops, "

@@ -2,6 +2,7 @@
 
 import math
 import os
+import reprlib
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -206,24 +207,35 @@ class FunctionEvaluator:
         started = time.perf_counter()
         try:
             # Who imports a graph into TensorFlow changes it.
-            accuracy = self._eval_func(copy_graph(model.graph_def))
-        except Exception as error:
+            returned = self._eval_func(copy_graph(model.graph_def))
+        except (Exception, SystemExit) as error:
             # Whatever a user's function raises is a failed evaluation of this graph, told with its cause.
             raise EvaluationError(f"eval_func raised {type(error).__name__}: {' '.join(str(error).split())}") from error
-        if isinstance(accuracy, bool) or not isinstance(accuracy, int | float | np.number):
-            raise EvaluationError(f"eval_func returned {accuracy!r}; expected a number")
-        if not math.isfinite(float(accuracy)) or float(accuracy) < 0:
-            raise EvaluationError(f"eval_func returned {accuracy}; expected a finite number of at least 0")
+        accuracy = _checked_accuracy(returned)
         with ModelRunner(model, *self._threads) as runner:
             latency = _trial_latency(runner, self._image)
         return Measurement(
-            accuracy=float(accuracy),
+            accuracy=accuracy,
             images=0,
             latency_ms=latency.median_ms,
             latency_p90_ms=latency.p90_ms,
             size_bytes=model.size_bytes,
             elapsed_s=time.perf_counter() - started,
         )
+
+
+def _checked_accuracy(returned: object) -> float:
+    """What an eval_func returned, as the number that it has to be. Raises EvaluationError for anything else."""
+    told = f"eval_func returned {' '.join(reprlib.repr(returned).split())}"
+    if isinstance(returned, bool) or not isinstance(returned, int | float | np.integer | np.floating):
+        raise EvaluationError(f"{told}; expected a number")
+    try:
+        accuracy = float(returned)
+    except OverflowError:  # a whole number larger than any float
+        accuracy = math.inf
+    if not math.isfinite(accuracy) or accuracy < 0:
+        raise EvaluationError(f"{told}; expected a finite number of at least 0")
+    return accuracy
 
 
 def _mean_average_precision(records: MatchRecords) -> float:

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -29,8 +28,9 @@ from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.graph_view import node_name
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, Dtype, Granularity, OpPrecision, PrecisionPlan
+from tuner.quantization.child import Limits, run_child
 
-DEFAULT_LIMIT_S = 1800.0
+DEFAULT_LIMITS = Limits(time_s=1800.0)
 
 _FLOAT_GRAPH = "float.pb"
 _INT8_GRAPH = "int8.pb"
@@ -41,21 +41,20 @@ _LOG = "log.txt"
 # neural-compressor swallows the cause, logs it so, and fails later on a None.
 _LOGGED_CAUSE = re.compile(r"Fail to (?:quantize|convert) graph due to (.+?)\.?$", re.MULTILINE)
 _RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(?:\w+\.)*(.+)", re.MULTILINE)
+# Loggers write the time first, TensorFlow's after a letter, or that they warn.
+_SAID = re.compile(r"^(?![IWEF]?\d{4}|WARNING)(.+)$", re.MULTILINE)
 
 
 def quantize_with_inc(
-    model: DetectionModel,
-    plan: PrecisionPlan,
-    images: Sequence[NDArray[np.generic]],
-    limit_s: float = DEFAULT_LIMIT_S,
+    model: DetectionModel, plan: PrecisionPlan, images: Sequence[NDArray[np.generic]], limits: Limits = DEFAULT_LIMITS
 ) -> DetectionModel:
     """The int8 graph that neural-compressor makes of a float one, as far as it follows the plan (`applied_by_inc`).
 
-    images: calibration images, each [1, H, W, 3] as the model's input takes them. limit_s: wall time in seconds after
-    which the conversion is ended. Operators that the plan does not name stay float. The graph was run on one image.
+    images: calibration images, each [1, H, W, 3] as the model's input takes them. limits: of the process that converts.
+    Operators that the plan does not name stay float. The graph was run on one image.
 
     Raises QuantizationError when neural-compressor fails, crashes, makes no graph or one that does not run, or takes
-    too long; TunerError when the temporary folder cannot be written.
+    more time or memory than it may; TunerError when the temporary folder cannot be written.
     """
     if not images:
         raise QuantizationError("neural-compressor: needs at least one calibration image, got none")
@@ -65,7 +64,7 @@ def quantize_with_inc(
         write_bytes(folder / _IMAGES, _as_npz(images))
         request = {"inputs": model.inputs, "outputs": model.outputs, "ops": plan.to_json()}
         write_text(folder / _REQUEST, json.dumps(request))
-        _run_worker(folder, limit_s)
+        _run_worker(folder, limits)
         return model.with_graph(GraphDef.FromString((folder / _INT8_GRAPH).read_bytes()))
 
 
@@ -102,29 +101,25 @@ def _as_npz(images: Sequence[NDArray[np.generic]]) -> bytes:
     return buffer.getvalue()
 
 
-def _run_worker(folder: Path, limit_s: float) -> None:
+def _run_worker(folder: Path, limits: Limits) -> None:
     # Temporary files go where they are deleted; below ERROR the log has a line per pass and none that explains.
     environment = os.environ | {"TMPDIR": str(folder), "LOGLEVEL": "ERROR", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", __name__, str(folder)]
-    with (folder / _LOG).open("wb") as log:
-        try:
-            done = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=limit_s, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise QuantizationError(f"neural-compressor: not done after {limit_s:g} s, ended") from None
-    if done.returncode < 0:
-        raise QuantizationError(f"neural-compressor: crashed with {signal.Signals(-done.returncode).name}")
-    if done.returncode > 0:
+    try:
+        code = run_child(__name__, [str(folder)], limits, log=folder / _LOG, environment=environment)
+    except QuantizationError as error:
+        raise QuantizationError(f"neural-compressor: {error}") from None
+    if code < 0:
+        raise QuantizationError(f"neural-compressor: crashed with {signal.Signals(-code).name}")
+    if code > 0:
         cause = _last_cause((folder / _LOG).read_text(errors="replace"))
-        raise QuantizationError(f"neural-compressor: {cause or f'ended with exit code {done.returncode}'}")
+        raise QuantizationError(f"neural-compressor: {cause or f'ended with exit code {code}'}")
     if not (folder / _INT8_GRAPH).is_file():
         raise QuantizationError("neural-compressor: returned no graph")
 
 
 def _last_cause(log: str) -> str:
-    """The line of the log that says why it failed, or nothing."""
-    causes = _LOGGED_CAUSE.findall(log) or _RAISED.findall(log)
+    """The line of the log that says why it failed: of what was raised, or the last one that no logger wrote."""
+    causes = _LOGGED_CAUSE.findall(log) or _RAISED.findall(log) or _SAID.findall(log)
     return str(causes[-1]).strip() if causes else ""
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tuner.errors import QuantizationError
 from tuner.model.detection_model import DetectionModel
+from tuner.model.graph_view import node_name
 from tuner.model.runner import ModelRunner
 from tuner.quantization.histogram import BINS, Histogram, add_histograms
 from tuner.quantization.range_probes import Probe, with_probes
@@ -82,8 +83,8 @@ def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterab
 
     tensors: names of float tensors with the channels last. images: each [1, H, W, 3], as the model takes them.
     An image in which a tensor is empty (no proposals for a second stage) tells nothing about it: the next image that
-    does stands in for it. Raises QuantizationError, naming the tensor, when a value is NaN or infinite or the tensor is
-    empty in every image, and when there are no images.
+    does stands in for it. Raises QuantizationError, naming the first such tensor of the graph, when a value is NaN or
+    infinite or the tensor is empty in every image, and when there are no images.
     """
     probed, probes = with_probes(model, tensors)
     # Little can be fused between probes, and to look for it takes gigabytes with large weights.
@@ -92,12 +93,14 @@ def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterab
     if not observations:
         raise QuantizationError("no calibration images: at least one is needed to collect ranges")
     ranges: dict[str, TensorRange] = {}
-    for tensor, probe in zip(tensors, probes, strict=True):
+    # What is wrong with one tensor is wrong with all that are computed from it.
+    position = {node.name: index for index, node in enumerate(model.graph_def.node)}
+    for tensor, probe in sorted(zip(tensors, probes, strict=True), key=lambda pair: position[node_name(pair[0])]):
         try:
             ranges[tensor] = _observed(probe, observations)
         except QuantizationError as error:
             raise QuantizationError(f"{tensor}: {error}") from None
-    return ranges
+    return {tensor: ranges[tensor] for tensor in tensors}
 
 
 def _observed(probe: Probe, observations: Sequence[dict[str, NDArray[Any]]]) -> TensorRange:
@@ -108,6 +111,14 @@ def _observed(probe: Probe, observations: Sequence[dict[str, NDArray[Any]]]) -> 
     if empty.all():
         raise QuantizationError("the tensor is empty in every calibration image")
     count = len(empty)
+    is_number = np.isfinite(lows).all(1) & np.isfinite(highs).all(1) | empty
+    if not is_number.all():
+        image = int(np.argmin(is_number))
+        kind = "NaN" if np.isnan(lows[image]).any() or np.isnan(highs[image]).any() else "an infinite value"
+        raise QuantizationError(
+            f"holds {kind} in calibration image {image + 1} of {count}, for which int8 has no code; leave the image "
+            "out, or mend the model"
+        )
     told_by = [next(i % count for i in range(index, index + count) if not empty[i % count]) for index in range(count)]
     # Popped, so that counts are in memory once.
     counts = np.stack([values.pop(probe.counts) for values in observations])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tuner.precision import FP32, Dtype
-from tuner.search.space import Foresight, Outcome, SearchSpace
+from tuner.search.space import Foresight, Outcome, Outcomes, SearchSpace
 from tuner.trial import Proposal
 
 # Plans with at most this share of the operators in float are near all-int8: there the search walks in small steps.
@@ -46,7 +46,7 @@ class FallbackSearch:
         ]
         self._has_int8 = sum(decision.dtype is Dtype.INT8 for decision in plan.values())
         self._random = random.Random(seed)
-        self._outcomes: dict[Proposal, Outcome] = {}
+        self._outcomes = Outcomes()
         self._passing: Proposal | None = None
         self._falling = self._fall_back()
         self.ending = "there is no plan left to try"
@@ -61,7 +61,7 @@ class FallbackSearch:
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
-        self._outcomes[proposal] = outcome
+        self._outcomes.record(proposal, outcome)
         if outcome.passes and (self._passing is None or _float_ops(proposal) < _float_ops(self._passing)):
             self._passing = proposal
 

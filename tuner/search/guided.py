@@ -7,7 +7,7 @@ from itertools import islice
 
 from tuner.precision import BF16, FP32, Correction, Dtype, Granularity, OpPrecision, PrecisionPlan, RangeAlgorithm
 from tuner.search.sampling import Draw, Parameters, Sampler, suggestions
-from tuner.search.space import Foresight, Outcome, SearchSpace
+from tuner.search.space import Foresight, Outcome, Outcomes, SearchSpace
 from tuner.trial import Proposal
 
 # A plan has to promise so much less cost than the best one that passes: less is beyond what can be predicted.
@@ -44,7 +44,7 @@ class GuidedSearch:
     def __init__(self, space: SearchSpace, foresight: Foresight, *, seed: int = 0, goes_on: bool = False) -> None:
         self._space, self._foresight, self._seed, self._goes_on = space, foresight, seed, goes_on
         self._ways_out = space.ways_out()
-        self._outcomes: dict[Proposal, Outcome] = {}
+        self._outcomes = Outcomes()
         self._draws: list[Draw] = []
         self._costs: dict[Proposal, float | None] = {}
         self._proposals = self._plan()
@@ -56,7 +56,7 @@ class GuidedSearch:
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
-        self._outcomes[proposal] = outcome
+        self._outcomes.record(proposal, outcome)
         if proposal.parameters:
             self._draws.append(Draw(proposal.parameters, outcome))
 

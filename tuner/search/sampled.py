@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tuner.precision import OpPrecision, PrecisionPlan
 from tuner.search.sampling import Draw, Parameters, Sampler, suggestions
-from tuner.search.space import Outcome, SearchSpace
+from tuner.search.space import Outcome, Outcomes, SearchSpace
 from tuner.trial import Proposal
 
 # So many draws are made for one that is new, before the search gives up.
@@ -22,7 +22,7 @@ class SampledSearch:
 
     def __init__(self, space: SearchSpace, sampler: Sampler, *, seed: int = 0, goes_on: bool = False) -> None:
         self._space, self._sampler, self._seed, self._goes_on = space, sampler, seed, goes_on
-        self._outcomes: dict[Proposal, Outcome] = {}
+        self._outcomes = Outcomes()
         self.ending = "the first plan that meets the criterion was found"
         self._choices: dict[str, Sequence[str | int]] = {
             **{op: list(range(len(allowed))) for op, allowed in space.choices.items() if len(allowed) > 1},
@@ -51,7 +51,7 @@ class SampledSearch:
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
-        self._outcomes[proposal] = outcome
+        self._outcomes.record(proposal, outcome)
 
     def _proposal(self, parameters: Parameters) -> Proposal:
         return _decided(self._space, parameters, f"{self._sampler.value.replace('_', ' ')} sample")
@@ -62,7 +62,7 @@ class ExhaustiveSearch:
 
     def __init__(self, space: SearchSpace, *, goes_on: bool = False) -> None:
         self._space, self._goes_on = space, goes_on
-        self._outcomes: dict[Proposal, Outcome] = {}
+        self._outcomes = Outcomes()
         self._proposals = self._all()
         self.ending = "every plan was tried"
 
@@ -76,7 +76,7 @@ class ExhaustiveSearch:
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
-        self._outcomes[proposal] = outcome
+        self._outcomes.record(proposal, outcome)
 
     def _all(self) -> Iterator[Proposal]:
         numbers = [range(len(allowed)) for allowed in self._space.choices.values()]

@@ -1,6 +1,7 @@
-"""What may be tried, and what is known of it before it is."""
+"""What may be tried, what is known of it before it is, and how it went."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,38 @@ class Outcome:
         return self.excess <= 0
 
 
+FAILED = Outcome(math.inf, math.inf, math.inf)
+
+
+class Outcomes(Mapping[Proposal, Outcome]):
+    """How proposals went, in the order in which they were recorded.
+
+    A plan that failed is in quarantine: a proposal of it, under whatever number of images and with whatever
+    corrections, counts as one that was recorded as failed. It is not among those that are iterated over.
+    """
+
+    def __init__(self) -> None:
+        self._recorded: dict[Proposal, Outcome] = {}
+        self._quarantine: set[PrecisionPlan] = set()
+
+    def record(self, proposal: Proposal, outcome: Outcome) -> None:
+        """Say how a proposal went."""
+        self._recorded[proposal] = outcome
+        if outcome == FAILED:
+            self._quarantine.add(proposal.plan)
+
+    def __getitem__(self, proposal: Proposal) -> Outcome:
+        if proposal not in self._recorded and proposal.plan in self._quarantine:
+            return FAILED
+        return self._recorded[proposal]
+
+    def __iter__(self) -> Iterator[Proposal]:
+        return iter(self._recorded)
+
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+
 class Search(Protocol):
     """Proposes plans one at a time and learns from how each went; `propose` and `record` take turns.
 
@@ -35,7 +68,7 @@ class Search(Protocol):
     """
 
     def propose(self) -> Proposal | None:
-        """The next plan to try, never one that was recorded before; None when there is nothing left to try."""
+        """The next plan to try, never one that was recorded before or whose plan failed; None when none is left."""
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went. Those of an earlier session count alike, in the order in which they went."""
