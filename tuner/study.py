@@ -103,7 +103,7 @@ class Study:
 
     @property
     def deadly(self) -> set[Proposal]:
-        """The proposals with which the process died MOST_DEATHS times: it ended while it tried them, without a chance to say so.
+        """The proposals in whose trials the process ended MOST_DEATHS times without a chance to say so.
 
         A kernel may crash it, or the system end it for want of memory; once or twice may be chance.
         """

@@ -9,7 +9,8 @@ import pytest
 
 from tuner.config import parse_config
 from tuner.criterion import Status
-from tuner.pipeline import TuningJob, tune
+from tuner.job import TuningJob
+from tuner.pipeline import tune
 from tuner.report.result import TuningResult
 from tuner.trial import FailedTrial
 
