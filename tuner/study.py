@@ -1,24 +1,27 @@
 """The record of a run on an Optuna storage: what was measured is never measured again, whatever happens."""
 
+import logging
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tuner.errors import ConfigError, TunerError
+from tuner.files import json_sha256
 from tuner.precision import PrecisionPlan
+from tuner.study_storage import STORAGE_ERRORS, connect, first_line, hush_optuna, storage_errors
 from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial, lower_is_better
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
+
+_log = logging.getLogger(__name__)
 
 _STUDY_NAME = re.compile(r"tuner-(\d+)")
 # What a finished trial has one of; without, it was cut off.
@@ -30,21 +33,6 @@ _DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
     "calibration_images": IntDistribution(1, MOST_IMAGES, log=True),
     **{name: CategoricalDistribution(choices) for name, choices in CHOICES.items()},
 }
-_STORAGE_ERRORS = (ArgumentError, SQLAlchemyError, StorageInternalError, DuplicatedStudyError, ImportError)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    """A storage that fails in mid-run, for instance on a full disk, is told in one line."""
-    try:
-        yield
-    except _STORAGE_ERRORS as error:
-        raise TunerError(f"the run's record cannot be written: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    # Optuna wraps the database's message in a longer story.
-    return str(error.__cause__ or error).splitlines()[0]
 
 
 @dataclass
@@ -55,33 +43,42 @@ class Study:
     _earlier_s: float
     _first_start: float | None = None
     _running: dict[int, optuna.Trial] = field(default_factory=dict)
+    _finished: dict[int, Trial | None] = field(default_factory=dict)
 
     @property
+    @storage_errors()
     def baseline(self) -> Measurement | None:
-        """The float model's measurement, once it is recorded."""
-        found = self._study.user_attrs.get("baseline")
-        return None if found is None else Measurement.from_json(found)
+        """The float model's measurement, once it is recorded; None where its record is damaged."""
+        attributes = self._study.user_attrs
+        found = attributes.get("baseline")
+        if found is None or attributes.get("baseline_sha256", json_sha256(found)) != json_sha256(found):
+            return None
+        return Measurement.from_json(found)
 
-    @_storage_errors()
+    @storage_errors()
     def record_baseline(self, baseline: Measurement) -> None:
         """Keep the float model's measurement."""
+        self._study.set_user_attr("baseline_sha256", json_sha256(baseline.to_json()))
         self._study.set_user_attr("baseline", baseline.to_json())
 
     @property
+    @storage_errors()
     def trials(self) -> list[Trial]:
-        """Every finished trial, in the order in which they began; one cut off by a crash is not among them."""
-        return [
-            _read_trial(trial)
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and _ENDINGS & trial.user_attrs.keys()
-        ]
+        """Every finished trial, in the order in which they began.
+
+        One that was cut off by a crash is not among them, nor one whose record is damaged, which is logged.
+        """
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in self._finished:
+                self._finished[trial.number] = _read_trial(trial)
+        return [trial for _, trial in sorted(self._finished.items()) if trial is not None]
 
     @property
     def search_s(self) -> float:
         """Wall time since the first trial of this session began, and of the finished trials of earlier ones."""
         return self._earlier_s + (0.0 if self._first_start is None else time.monotonic() - self._first_start)
 
-    @_storage_errors()
+    @storage_errors()
     def start(self, proposal: Proposal) -> int:
         """Begin a trial; returns its number."""
         if self._first_start is None:
@@ -92,14 +89,17 @@ class Study:
         self._running[trial.number] = trial
         return int(trial.number)
 
-    @_storage_errors()
+    @storage_errors()
     def record(self, trial: Trial) -> None:
         """Finish a trial that was begun in this session."""
         running = self._running.pop(trial.number)
         for name, value in describe_trial(trial, self.baseline, self._study.user_attrs.get("identity", {})).items():
             running.set_user_attr(name, value)
+        # The clock of the trials' own dates may be set in mid-run.
+        running.set_user_attr("search_s", self.search_s)
         if isinstance(trial, FailedTrial):
             running.set_user_attr("cause", trial.cause)
+            self._seal(running)
             self._study.tell(running, state=TrialState.FAIL)
             return
         running.set_user_attr("applied", trial.applied.to_json())
@@ -107,12 +107,17 @@ class Study:
         running.set_user_attr("quantize_s", trial.quantize_s)
         if isinstance(trial, RejectedTrial):
             running.set_user_attr("rejection", trial.rejection.to_json())
+            self._seal(running)
             self._study.tell(running, state=TrialState.PRUNED)
             return
         running.set_user_attr("measurement", trial.measurement.to_json())
+        self._seal(running)
         values = (trial.measurement.latency_ms, trial.measurement.accuracy)
         # Studies had one objective once; nothing but plots reads either.
         self._study.tell(running, values[: len(self._study.directions)])
+
+    def _seal(self, running: optuna.Trial) -> None:
+        running.set_user_attr("sha256", _attributes_sha256(running.number, running.user_attrs))
 
 
 class _AsProposed(optuna.samplers.BaseSampler):
@@ -146,21 +151,18 @@ class StudyRecord:
 
 def read_study(storage: str) -> StudyRecord | None:
     """The latest study on a storage, None where there is none. Raises TunerError when the storage cannot be read."""
-    _hush_optuna()
+    hush_optuna()
     try:
-        backend = optuna.storages.RDBStorage(storage)
+        backend = connect(storage)
         numbers = _numbers(backend)
         if not numbers:
             return None
         study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
-        spent_s, ended_s = 0.0, {}
-        for trial in study.get_trials(deepcopy=False):
-            spent_s += trial.duration.total_seconds() if trial.duration is not None else 0.0
-            ended_s[trial.number] = spent_s
-        record = Study(study, spent_s)
+        ended_s = _ended_s(study)
+        record = Study(study, 0.0)
         return StudyRecord(study.user_attrs.get("identity", {}), record.baseline, record.trials, ended_s)
-    except (*_STORAGE_ERRORS, KeyError, TypeError, ValueError) as error:
-        raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
+    except STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be read: {first_line(error)}") from error
 
 
 def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) -> Study:
@@ -170,12 +172,15 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     comparable (model, data, engine), by name. Raises ConfigError when the study to resume has another identity, and
     TunerError when the storage cannot be opened.
     """
-    _hush_optuna()
+    hush_optuna()
     try:
-        backend = optuna.storages.RDBStorage(storage)
+        backend = connect(storage)
         numbers = _numbers(backend)
         if resume and numbers:
             study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
+            # A run that stopped before it said what it is has no trials either.
+            if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
+                study.set_user_attr("identity", dict(identity))
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
         else:
             name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
@@ -185,28 +190,36 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 study.set_metric_names(["latency_ms", "accuracy"])
             study.set_user_attr("identity", dict(identity))
-    except _STORAGE_ERRORS as error:
-        raise TunerError(f"{storage}: cannot be used as storage: {_first_line(error)}") from error
-    durations = [trial.duration for trial in study.get_trials(deepcopy=False)]
-    return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
+        return Study(study, max(_ended_s(study).values(), default=0.0))
+    except STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be used as storage: {first_line(error)}") from error
 
 
 def open_storage(storage: str) -> optuna.storages.BaseStorage:
     """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none."""
-    _hush_optuna()
+    hush_optuna()
     try:
-        backend = optuna.storages.RDBStorage(storage)
+        backend = connect(storage)
         if _numbers(backend):
             return backend
-    except _STORAGE_ERRORS as error:
-        raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
+    except STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be read: {first_line(error)}") from error
     raise ConfigError(f"{storage}: holds no run of tune")
 
 
-def _hush_optuna() -> None:
-    # Optuna prints to stderr by itself; what it says goes through logging like everything else.
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
+def _ended_s(study: optuna.Study) -> dict[int, float]:
+    """Trial number -> seconds of search until it ended, pauses between sessions left out; as it kept them, or dated."""
+    spent_s, ended_s = 0.0, {}
+    for trial in study.get_trials(deepcopy=False):
+        dated_s = 0.0 if trial.duration is None else max(0.0, trial.duration.total_seconds())
+        kept_s = trial.user_attrs.get("search_s")
+        spent_s = max(spent_s, spent_s + dated_s if kept_s is None else kept_s)
+        ended_s[trial.number] = spent_s
+    return ended_s
+
+
+def _attributes_sha256(number: int, attributes: Mapping[str, Any]) -> str:
+    return json_sha256([number, {name: value for name, value in attributes.items() if name != "sha256"}])
 
 
 def _numbers(backend: optuna.storages.RDBStorage) -> list[int]:
@@ -224,8 +237,15 @@ def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping
             )
 
 
-def _read_trial(trial: FrozenTrial) -> Trial:
+def _read_trial(trial: FrozenTrial) -> Trial | None:
+    """A finished trial; None where it was cut off, or its record is damaged. One from before checksums is believed."""
     attributes: dict[str, Any] = trial.user_attrs
+    sealed = attributes.get("sha256")
+    if sealed is None and not _ENDINGS & attributes.keys():
+        return None
+    if sealed is not None and sealed != _attributes_sha256(trial.number, attributes):
+        _log.warning("trial %d is left out: its record is damaged", trial.number)
+        return None
     proposal = Proposal.from_json(attributes["proposal"])
     if "cause" in attributes:
         return FailedTrial(trial.number, proposal, attributes["cause"])
