@@ -213,9 +213,16 @@ def _ended_s(study: optuna.Study) -> dict[int, float]:
     for trial in study.get_trials(deepcopy=False):
         dated_s = 0.0 if trial.duration is None else max(0.0, trial.duration.total_seconds())
         kept_s = trial.user_attrs.get("search_s")
-        spent_s = max(spent_s, spent_s + dated_s if kept_s is None else kept_s)
+        if not _is_damaged(trial):
+            spent_s = max(spent_s, spent_s + dated_s if kept_s is None else kept_s)
         ended_s[trial.number] = spent_s
     return ended_s
+
+
+def _is_damaged(trial: FrozenTrial) -> bool:
+    """Whether a trial is not what was recorded; one from before there were checksums is believed."""
+    sealed = trial.user_attrs.get("sha256")
+    return sealed is not None and sealed != _attributes_sha256(trial.number, trial.user_attrs)
 
 
 def _attributes_sha256(number: int, attributes: Mapping[str, Any]) -> str:
@@ -238,13 +245,12 @@ def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping
 
 
 def _read_trial(trial: FrozenTrial) -> Trial | None:
-    """A finished trial; None where it was cut off, or its record is damaged. One from before checksums is believed."""
+    """A finished trial; None where it was cut off, or its record is damaged."""
     attributes: dict[str, Any] = trial.user_attrs
-    sealed = attributes.get("sha256")
-    if sealed is None and not _ENDINGS & attributes.keys():
-        return None
-    if sealed is not None and sealed != _attributes_sha256(trial.number, attributes):
+    if _is_damaged(trial):
         _log.warning("trial %d is left out: its record is damaged", trial.number)
+        return None
+    if not _ENDINGS & attributes.keys():
         return None
     proposal = Proposal.from_json(attributes["proposal"])
     if "cause" in attributes:
