@@ -1,11 +1,12 @@
 """The database that Optuna keeps a run in: opened where it is whole, and what goes wrong with it told in one line."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from tuner.errors import TunerError
 
@@ -33,7 +34,12 @@ def first_line(error: Exception) -> str:
     # Optuna wraps the database's message in a longer story.
     cause = error.__cause__ or error
     line = next(iter(str(cause).splitlines()), "")
-    return f"damaged: {type(cause).__name__}: {line}" if isinstance(cause, _DAMAGE) else line
+    if isinstance(cause, _DAMAGE):
+        line = f"{type(cause).__name__}: {line}"
+    # SQLite has a kind of its own for whatever else goes wrong.
+    if isinstance(cause, _DAMAGE) or type(cause) in (sqlite3.DatabaseError, DatabaseError):
+        line += "; if it is damaged, move it away, or name another --workspace"
+    return line
 
 
 def connect(storage: str) -> optuna.storages.RDBStorage:

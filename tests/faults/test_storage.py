@@ -295,11 +295,11 @@ def test_a_run_whose_every_cache_is_damaged(stored: Stored, copy: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(20))
 def test_runs_with_one_cache_damaged(stored: Stored, copy: Path, tmp_path: Path, seed: int) -> None:
     files, chance = cached_files(copy), random.Random(seed)
     spoil(files[seed % len(files)], chance.choice(HOW), chance)
-    options = ["--resume"] if seed // len(files) % 2 else []
+    options = ["--resume"] if seed >= len(files) else []
     assert goes_on(stored, copy, tmp_path / "new.pb", *options) == "recovered"
 
 
@@ -321,14 +321,14 @@ def judged_study(copy: Path, known: Any, expected: Any) -> str:
     try:
         baseline, trials = study_state(url, known)
     except TunerError as error:
-        assert str(error) and "\n" not in str(error)
+        assert str(error).startswith(url) and "\n" not in str(error)
         return "refused"
     assert baseline in (expected[0], None)
     assert all(trial in expected[1] for trial in trials), trials
     return "whole" if (baseline, trials) == expected else "left out"
 
 
-@pytest.mark.parametrize("tries", [150, pytest.param(6000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tries", [40, pytest.param(800, marks=pytest.mark.slow)])
 def test_a_study_with_a_flipped_bit(copy: Path, tries: int) -> None:
     path, chance = copy / "study.db", random.Random(8)
     url = f"sqlite:///{path}"
@@ -361,6 +361,7 @@ def test_a_study_that_is_cut_off_or_no_study(copy: Path) -> None:
     assert judged_study(copy, known, expected) == "refused"
 
 
+@pytest.mark.slow
 def test_an_empty_study_begins_anew(stored: Stored, copy: Path, tmp_path: Path) -> None:
     (copy / "study.db").write_bytes(b"")
     assert goes_on(stored, copy, tmp_path / "new.pb", "--resume") == "recovered"
@@ -437,10 +438,15 @@ def test_a_transaction_that_was_cut_off_is_undone(copy: Path) -> None:
     assert judged_study(copy, known, expected) == "whole"
 
 
-def test_a_trial_without_its_end_was_cut_off(stored: Stored, copy: Path, tmp_path: Path) -> None:
+def test_a_trial_without_its_end_was_cut_off_whatever_the_files_dates(
+    stored: Stored, copy: Path, tmp_path: Path
+) -> None:
     url = f"sqlite:///{copy / 'study.db'}"
     study = open_study(url, identity(url), resume=True)
     study.start(study.trials[0].proposal)
+    future = datetime(2050, 1, 1).timestamp()
+    for path in [copy, *copy.rglob("*")]:
+        os.utime(path, (future, future))
     assert goes_on(stored, copy, tmp_path / "new.pb", "--resume") == "recovered"
 
 
@@ -476,13 +482,6 @@ def test_a_clock_that_is_set_back_or_forward(copy: Path, monkeypatch: pytest.Mon
     assert 0 <= open_study(url, known, resume=True).search_s < 100
 
 
-def test_files_of_the_future(stored: Stored, copy: Path, tmp_path: Path) -> None:
-    future = datetime(2050, 1, 1).timestamp()
-    for path in [copy, *copy.rglob("*")]:
-        os.utime(path, (future, future))
-    assert goes_on(stored, copy, tmp_path / "new.pb", "--resume") == "recovered"
-
-
 @pytest.fixture
 def closed_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: Any) -> None:
@@ -512,6 +511,7 @@ def test_what_tells_of_a_run_whose_files_are_damaged(copy: Path, name: str, how:
     for seed in range(10 if how in ("flipped", "truncated") else 1):
         spoil(copy / name, how, random.Random(f"{seed} {name}"))
         commands = [["explain", copy, "--json"], ["dashboard", copy, "--port", "0"], ["report", copy]]
+        # A report takes a second, and reads what explain does.
         for command in commands if seed == 0 else commands[:2]:
             said = tuner(*command)
             assert said.refused or said.code == 0, said
@@ -628,7 +628,7 @@ def full_at(stored: Stored, disk: Path, limit: str) -> str:
     return re.sub(r"[0-9a-f]{64}", "", said.err.splitlines()[-1]) if refused else ""
 
 
-@pytest.mark.parametrize("limit", ["size=60k", "size=240k"])
+@pytest.mark.parametrize("limit", [pytest.param("size=60k", marks=pytest.mark.slow), "size=240k"])
 def test_a_full_disk(stored: Stored, tmp_path: Path, limit: str) -> None:
     assert "No space left on device" in full_at(stored, tmp_path / "disk", limit) or limit == "size=60k"
 
@@ -647,14 +647,14 @@ def test_a_disk_that_is_full_at_every_write(stored: Stored, tmp_path: Path, limi
         return found[number]
 
     def between(low: int, high: int) -> None:
-        if high - low > 1 and try_at(low) != try_at(high):
+        if try_at(low) != try_at(high) and high - low > 1:
             middle = (low + high) // 2
             between(low, middle)
             between(middle, high)
 
-    between(2, 256 if limit == "size" else 64)
+    between(*((2, 128) if limit == "size" else (2, 40)))
     assert found[max(found)] == ""
-    assert len(set(found.values())) > 8
+    assert len(set(found.values())) > 4
 
 
 def test_a_disk_that_cannot_be_written(stored: Stored, copy: Path, tmp_path: Path) -> None:
@@ -746,6 +746,9 @@ class Deleting(Silent):
         if end:
             shutil.rmtree(self.workspace)
         self.seen += begin or end
+
+    def note(self, text: str) -> None:
+        pass
 
 
 STAGES = ["baseline", "trial 1", "sensitivity", "timing", "trial 2", "export", "compare", "report"]
