@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import optuna
+from alembic.util import CommandError
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from tuner.errors import TunerError
 
 # What Optuna and SQLAlchemy raise of a damaged database; a RuntimeError of one that another Optuna made.
-_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError)
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError, CommandError)
 STORAGE_ERRORS = (
     *(ArgumentError, SQLAlchemyError, StorageInternalError, DuplicatedStudyError, ImportError),
     *(*_DAMAGE, RuntimeError),
