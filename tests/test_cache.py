@@ -1,5 +1,6 @@
 """Results on disk: they come back as they were, or not at all."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, arrays: bool) -> None
         elif found is not None:
             assert found == CONTENT
     assert lost > len(damaged) / 2
+
+
+@pytest.mark.parametrize("kind", ["kind", "another"])
+def test_the_file_of_another_result_is_foreign(tmp_path: Path, kind: str) -> None:
+    """Whole, but copied into the place of what this one depends on."""
+    cache = Cache(tmp_path)
+    cache.write_json("kind", ["a"], CONTENT)
+    cache.write_arrays("kind", ["a"], ARRAYS)
+    for path in list((tmp_path / "kind").iterdir()):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        path.rename(tmp_path / kind / f"{sha256(b'b').hexdigest()}{path.suffix}")
+    assert cache.read_json(kind, ["b"]) is None
+    assert cache.read_arrays(kind, ["b"]) is None
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

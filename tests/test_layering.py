@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data", "detections", "masks", "model", "trial"},
     "criterion": {"config", "trial"},
     "terms": {"config", "criterion", "precision", "trial"},
-    "study": {"precision", "terms", "trial", "search"},
+    "study_storage": set(),
+    "study": {"precision", "study_storage", "terms", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "evaluation", "precision", "run_record", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
@@ -51,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["foresight"].add("trial")
 ALLOWED["evidence"].add("run_record")
 ALLOWED["explanation"] = {"config", "criterion", "precision", "run_record", "trial"}
-ALLOWED["dashboard"] = {"report", "run_record", "study"}
+ALLOWED["dashboard"] = {"report", "run_record", "study_storage"}
 ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
@@ -72,7 +73,7 @@ ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
 _TENSORFLOW_ROOMS = ("model/", "data/", "graph/", "quantization/", "export/")
 DOORS: dict[str, tuple[str, ...]] = {
     "neural_compressor": ("quantization/inc_adapter.py",),
-    "optuna": ("search/", "search.py", "study/", "study.py"),
+    "optuna": ("search/", "search.py", "study/", "study.py", "study_storage.py"),
     "optuna_dashboard": ("dashboard.py",),
     "pycocotools": ("evaluation/coco_map.py", "masks.py"),
     "faster_coco_eval": ("evaluation/coco_map.py",),

@@ -7,7 +7,8 @@ import pytest
 
 from tuner.errors import ConfigError, TunerError
 from tuner.precision import BF16, FP32, INT8, Correction, Dtype, Granularity, OpPrecision, PrecisionPlan
-from tuner.study import Study, open_storage, open_study
+from tuner.study import Study, open_study
+from tuner.study_storage import open_storage
 from tuner.terms import CHOICES
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.files import write_bytes, write_text
+from tuner.files import json_sha256, write_bytes, write_text
 
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -22,6 +23,7 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zi
 class Cache:
     """A folder of results. Each is of one `kind`, and named by the hash of what it depends on.
 
+    Each file has a checksum of its place and of all that it holds: one that was put in the place of another is foreign.
     reads: whether what earlier runs kept is of use.
     """
 
@@ -32,29 +34,37 @@ class Cache:
         """What `write_json` kept; None where it is absent or damaged."""
         if not self.reads:
             return None
+        path = self._file(kind, dependencies, "json")
         try:
-            envelope = json.loads(self._file(kind, dependencies, "json").read_text("utf-8"))
+            envelope = json.loads(path.read_text("utf-8"))
             content = envelope["content"]
-            return content if envelope["sha256"] == _json_sha256(content) else None
+            return content if envelope["sha256"] == json_sha256([_place(path), content]) else None
         except _DAMAGED:
             return None
 
     def write_json(self, kind: str, dependencies: Iterable[str], content: object) -> None:
         """Keep a value of numbers, strings, lists and mappings. Raises TunerError when it cannot be written."""
-        envelope = {"sha256": _json_sha256(content), "content": content}
-        write_text(self._file(kind, dependencies, "json"), json.dumps(envelope) + "\n")
+        path = self._file(kind, dependencies, "json")
+        envelope = {"sha256": json_sha256([_place(path), content]), "content": content}
+        write_text(path, json.dumps(envelope) + "\n")
 
     def read_arrays(
         self, kind: str, dependencies: Iterable[str], *, always: bool = False
     ) -> dict[str, NDArray[Any]] | None:
-        """What `write_arrays` kept; None where it is absent or damaged (each array has a checksum).
+        """What `write_arrays` kept; None where it is absent or damaged.
 
         always: also where what earlier runs kept is of no use, for what this run has kept.
         """
         if not (self.reads or always):
             return None
+        path = self._file(kind, dependencies, "npz")
         try:
-            with zipfile.ZipFile(self._file(kind, dependencies, "npz")) as archive:
+            # Nothing in it is believed before all of it is known to be what was written.
+            content = path.read_bytes()
+            packed, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+            if digest != _digest(path, packed):
+                return None
+            with zipfile.ZipFile(io.BytesIO(packed)) as archive:
                 return {name.removesuffix(".npy"): _read(archive, name) for name in archive.namelist()}
         except _DAMAGED:
             return None
@@ -68,18 +78,23 @@ class Cache:
                 content = io.BytesIO()
                 np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
                 archive.writestr(f"{name}.npy", content.getvalue())
-        write_bytes(self._file(kind, dependencies, "npz"), buffer.getvalue())
+        path, packed = self._file(kind, dependencies, "npz"), buffer.getvalue()
+        # Readers of archives pass over what follows their end.
+        write_bytes(path, packed + _digest(path, packed))
 
     def _file(self, kind: str, dependencies: Iterable[str], suffix: str) -> Path:
         name = hashlib.sha256("\n".join(dependencies).encode()).hexdigest()
         return self.folder / kind / f"{name}.{suffix}"
 
 
-def _json_sha256(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _digest(path: Path, content: bytes) -> bytes:
+    return hashlib.sha256(_place(path).encode() + content).digest()
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    # Whole, which checks the checksum, before anything in it is believed.
     array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
     return array

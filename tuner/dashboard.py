@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from tuner.errors import ConfigError, TunerError
 from tuner.report.html.page import page_and_pictures
 from tuner.run_record import read_run
-from tuner.study import open_storage
+from tuner.study_storage import open_storage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

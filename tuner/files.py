@@ -1,14 +1,16 @@
 """Files that are either whole or absent: written under a temporary name, then renamed."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from tuner.errors import TunerError
+from tuner.errors import ConfigError, TunerError
 
 _REPLACED = "replaced"
 
@@ -31,6 +33,36 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text as `write_bytes` does."""
     write_bytes(path, content.encode())
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object and, under `sha256`, the checksum of all the rest, as `write_bytes` does."""
+    write_text(path, json.dumps({**content, "sha256": json_sha256(content)}, indent=2) + "\n")
+
+
+def read_sealed(path: Path, schema: int) -> dict[str, Any]:
+    """What `write_sealed` wrote, without the checksum. A file from before there was one is believed.
+
+    Raises FileNotFoundError, and ConfigError for what cannot be read, is damaged, or has not this `schema`.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: cannot be read: expected an object, got {type(content).__name__}")
+    if content.get("schema", schema) != schema:
+        raise ConfigError(f"{path}: got schema {content['schema']!r}; this version of tuner reads schema {schema}")
+    if content.pop("sha256", None) not in (None, json_sha256(content)):
+        raise ConfigError(f"{path}: is damaged: its content is not what was written")
+    return content
+
+
+def json_sha256(content: object) -> str:
+    """Hex SHA-256 of a JSON value: the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

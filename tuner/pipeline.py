@@ -1,6 +1,5 @@
 """The order of the stages, and nothing else: load, calibrate, measure, search, export, report."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +12,7 @@ from tuner.engine import calibrated_ranges, make_engine, optimized_model, search
 from tuner.evidence.keep import keep_evidence
 from tuner.exclusive import only_driver
 from tuner.export.output import check_output, export_model
-from tuner.files import write_text
+from tuner.files import write_sealed, write_text
 from tuner.finals import Final, choose_final, untried_proposals
 from tuner.foresight import Foreseer
 from tuner.inputs import open_inputs, open_model, with_labels
@@ -261,7 +260,7 @@ def _report(
     keep: Callable[[DetectionModel, RunRecord], None],
 ) -> None:
     """Write result.json and the report. final: None after Ctrl-C. keep: keeps what is shown of the best graph."""
-    write_text(job.workspace / "result.json", json.dumps(result_json(result), indent=2) + "\n")
+    write_sealed(job.workspace / "result.json", result_json(result))
     with clock.stage("report") as stage:
         if result.best is not None:
             keep(runner.graph(result.best) if final is None else final.graph, read_run(job.workspace))

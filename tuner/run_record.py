@@ -1,6 +1,6 @@
 """What a run left behind, read back in one place: for whatever tells of a run afterwards, finished or not."""
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,12 +13,16 @@ from tuner.config import TuningConfig, parse_config
 from tuner.criterion import best_trial
 from tuner.errors import ConfigError, EvaluationError, TunerError
 from tuner.evaluation.match_records import MatchRecords
-from tuner.files import write_text
+from tuner.files import read_sealed, write_sealed
 from tuner.study import StudyRecord, read_study
 from tuner.trial import CompletedTrial, Measurement, Trial
 
 FILE = "run.json"
 SCHEMA = 1
+# Of result.json, which `tuner.report.result` makes.
+RESULT_SCHEMA = 1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as far as it got. What is missing, damaged, or of another run is None.
+    """A run as far as it got. What is missing, damaged, or of another run is None; a damaged study or result is logged.
 
     config: the settings. study: identity, baseline and trials of the latest run, None where the storage has none or
     cannot be read. result: what `result.json` holds, None for a run that did not end. damage: op -> how much more wrong
@@ -114,7 +118,7 @@ def records_key(facts: RunFacts, graph_sha256: str) -> list[str]:
 
 def write_run(workspace: Path, facts: RunFacts) -> None:
     """Put `run.json` in a workspace. Raises TunerError when it cannot be written."""
-    write_text(workspace / FILE, json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=2) + "\n")
+    write_sealed(workspace / FILE, {"schema": SCHEMA, **asdict(facts)})
 
 
 def read_run(workspace: Path) -> RunRecord:
@@ -144,13 +148,11 @@ def read_run(workspace: Path) -> RunRecord:
 def _read_facts(workspace: Path) -> RunFacts:
     path = workspace / FILE
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_sealed(path, SCHEMA)
     except FileNotFoundError:
         raise ConfigError(f"{workspace}: no workspace of a run: it has no {FILE}, which tune writes") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
     names = [field.name for field in fields(RunFacts)]
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not set(names) <= content.keys():
+    if not set(names) <= content.keys():
         raise ConfigError(f"{path}: not the record of a run, schema {SCHEMA}")
     return RunFacts(**{name: content[name] for name in names})
 
@@ -163,20 +165,24 @@ def _read_study(workspace: Path, facts: RunFacts) -> StudyRecord | None:
         return None
     try:
         return read_study(url)
-    except TunerError:
+    except TunerError as error:
+        _log.warning("left out: %s", error)
         return None
 
 
 def _read_result(workspace: Path, study: StudyRecord | None) -> dict[str, Any] | None:
     """`result.json`, unless it is of an earlier run, or the run went on since."""
     try:
-        result: dict[str, Any] = json.loads((workspace / "result.json").read_text("utf-8"))
+        result = read_sealed(workspace / "result.json", RESULT_SCHEMA)
         if study is None:
             return result
         known = {trial.graph_sha256 for trial in study.trials if isinstance(trial, CompletedTrial)}
         best = result["best"]
         current = result["trials"] == len(study.trials) and (best is None or best["graph_sha256"] in known)
         return result if current else None
+    except ConfigError as error:
+        _log.warning("left out: %s", error)
+        return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,34 +1,38 @@
 """The record of a run on an Optuna storage: what was measured is never measured again, whatever happens."""
 
-import json
 import logging
-import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from mimetypes import guess_type
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.artifacts import ArtifactMeta
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tuner.errors import ConfigError, TunerError
+from tuner.files import json_sha256
 from tuner.precision import PrecisionPlan
+from tuner.study_storage import (
+    STORAGE_ERRORS,
+    connect,
+    first_line,
+    hush_optuna,
+    storage_errors,
+    study_name,
+    study_numbers,
+)
 from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial, lower_is_better
 from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
 
 _log = logging.getLogger(__name__)
 
-_STUDY_NAME = re.compile(r"tuner-(\d+)")
 MOST_DEATHS = 3
 # What a finished trial has one of; without, it was cut off.
 _ENDINGS = {"cause", "measurement", "rejection"}
@@ -39,21 +43,6 @@ _DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
     "calibration_images": IntDistribution(1, MOST_IMAGES, log=True),
     **{name: CategoricalDistribution(choices) for name, choices in CHOICES.items()},
 }
-_STORAGE_ERRORS = (ArgumentError, SQLAlchemyError, StorageInternalError, DuplicatedStudyError, ImportError)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    """A storage that fails in mid-run, for instance on a full disk, is told in one line."""
-    try:
-        yield
-    except _STORAGE_ERRORS as error:
-        raise TunerError(f"the run's record cannot be written: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    # Optuna wraps the database's message in a longer story.
-    return str(error.__cause__ or error).splitlines()[0]
 
 
 @dataclass
@@ -64,33 +53,44 @@ class Study:
     _earlier_s: float
     _first_start: float | None = None
     _running: dict[int, optuna.Trial] = field(default_factory=dict)
+    _finished: dict[int, Trial | None] = field(default_factory=dict)
 
     @property
+    @storage_errors()
     def baseline(self) -> Measurement | None:
-        """The float model's measurement, once it is recorded."""
-        found = self._study.user_attrs.get("baseline")
-        return None if found is None else Measurement.from_json(found)
+        """The float model's measurement, once it is recorded; None where its record is damaged."""
+        attributes = self._study.user_attrs
+        found = attributes.get("baseline")
+        if found is None or attributes.get("baseline_sha256", json_sha256(found)) != json_sha256(found):
+            return None
+        return Measurement.from_json(found)
 
-    @_storage_errors()
+    @storage_errors()
     def record_baseline(self, baseline: Measurement) -> None:
         """Keep the float model's measurement."""
+        self._study.set_user_attr("baseline_sha256", json_sha256(baseline.to_json()))
         self._study.set_user_attr("baseline", baseline.to_json())
 
     @property
+    @storage_errors()
     def trials(self) -> list[Trial]:
-        """Every finished trial, in the order in which they began; one cut off by a crash is not among them."""
-        return [
-            _read_trial(trial)
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and _ENDINGS & trial.user_attrs.keys()
-        ]
+        """Every finished trial, in the order in which they began.
+
+        One that was cut off by a crash is not among them, nor one whose record is damaged, which is logged. What was
+        found of a trial is recorded last, so where it is known the trial is finished, told to Optuna or not.
+        """
+        for trial in self._study.get_trials(deepcopy=False):
+            is_finished = trial.state.is_finished() or _ENDINGS & trial.user_attrs.keys()
+            if is_finished and trial.number not in self._finished:
+                self._finished[trial.number] = _read_trial(trial)
+        return [trial for _, trial in sorted(self._finished.items()) if trial is not None]
 
     @property
     def search_s(self) -> float:
         """Wall time since the first trial of this session began, and of the finished trials of earlier ones."""
         return self._earlier_s + (0.0 if self._first_start is None else time.monotonic() - self._first_start)
 
-    @_storage_errors()
+    @storage_errors()
     def start(self, proposal: Proposal) -> int:
         """Begin a trial; returns its number."""
         if self._first_start is None:
@@ -112,23 +112,27 @@ class Study:
             for trial in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
             if trial.number not in self._running
             and "proposal" in trial.user_attrs
+            and not _ENDINGS & trial.user_attrs.keys()
             and "abandoned" not in trial.user_attrs
         )
         return {proposal for proposal, count in deaths.items() if count >= MOST_DEATHS}
 
     def abandon(self, number: int) -> None:
         """A trial ends unfinished for a reason that is not its plan's."""
-        with suppress(*_STORAGE_ERRORS):  # it may be the reason
+        with suppress(*STORAGE_ERRORS):  # it may be the reason
             self._running.pop(number).set_user_attr("abandoned", True)
 
-    @_storage_errors()
+    @storage_errors()
     def record(self, trial: Trial) -> None:
         """Finish a trial that was begun in this session."""
         running = self._running.pop(trial.number)
         for name, value in describe_trial(trial, self.baseline, self._study.user_attrs.get("identity", {})).items():
             running.set_user_attr(name, value)
+        # The clock of the trials' own dates may be set in mid-run.
+        running.set_user_attr("search_s", self.search_s)
         if isinstance(trial, FailedTrial):
             running.set_user_attr("cause", trial.cause)
+            self._seal(running)
             self._study.tell(running, state=TrialState.FAIL)
             return
         running.set_user_attr("applied", trial.applied.to_json())
@@ -136,12 +140,17 @@ class Study:
         running.set_user_attr("quantize_s", trial.quantize_s)
         if isinstance(trial, RejectedTrial):
             running.set_user_attr("rejection", trial.rejection.to_json())
+            self._seal(running)
             self._study.tell(running, state=TrialState.PRUNED)
             return
         running.set_user_attr("measurement", trial.measurement.to_json())
+        self._seal(running)
         values = (trial.measurement.latency_ms, trial.measurement.accuracy)
         # Studies had one objective once; nothing but plots reads either.
         self._study.tell(running, values[: len(self._study.directions)])
+
+    def _seal(self, running: optuna.Trial) -> None:
+        running.set_user_attr("sha256", _attributes_sha256(running.number, running.user_attrs))
 
 
 class _AsProposed(optuna.samplers.BaseSampler):
@@ -175,21 +184,18 @@ class StudyRecord:
 
 def read_study(storage: str) -> StudyRecord | None:
     """The latest study on a storage, None where there is none. Raises TunerError when the storage cannot be read."""
-    _hush_optuna()
+    hush_optuna()
     try:
-        backend = optuna.storages.RDBStorage(storage)
-        numbers = _numbers(backend)
+        backend = connect(storage)
+        numbers = study_numbers(backend)
         if not numbers:
             return None
-        study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
-        spent_s, ended_s = 0.0, {}
-        for trial in study.get_trials(deepcopy=False):
-            spent_s += trial.duration.total_seconds() if trial.duration is not None else 0.0
-            ended_s[trial.number] = spent_s
-        record = Study(study, spent_s)
+        study = optuna.load_study(study_name=study_name(numbers[-1]), storage=backend)
+        ended_s = _ended_s(study)
+        record = Study(study, 0.0)
         return StudyRecord(study.user_attrs.get("identity", {}), record.baseline, record.trials, ended_s)
-    except (*_STORAGE_ERRORS, KeyError, TypeError, ValueError) as error:
-        raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
+    except STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be read: {first_line(error)}") from error
 
 
 def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) -> Study:
@@ -199,80 +205,52 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     comparable (model, data, engine), by name. Raises ConfigError when the study to resume has another identity, and
     TunerError when the storage cannot be opened.
     """
-    _hush_optuna()
+    hush_optuna()
     try:
-        backend = optuna.storages.RDBStorage(storage)
-        numbers = _numbers(backend)
+        backend = connect(storage)
+        numbers = study_numbers(backend)
         if resume and numbers:
-            study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
+            study = optuna.load_study(study_name=study_name(numbers[-1]), storage=backend)
+            # A run that stopped before it said what it is has no trials either.
+            if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
+                study.set_user_attr("identity", dict(identity))
             _check_identity(storage, study.user_attrs.get("identity", {}), identity)
         else:
             if resume:
                 where = make_url(storage).render_as_string().removeprefix("sqlite:///")
                 _log.warning("--resume: nothing to go on from in %s; a new search starts", where)
-            name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
+            name = study_name(numbers[-1] + 1 if numbers else 1)
             better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
             study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 study.set_metric_names(["latency_ms", "accuracy"])
             study.set_user_attr("identity", dict(identity))
-    except _STORAGE_ERRORS as error:
-        raise TunerError(f"{storage}: cannot be used as storage: {_first_line(error)}") from error
-    durations = [trial.duration for trial in study.get_trials(deepcopy=False)]
-    return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
+        return Study(study, max(_ended_s(study).values(), default=0.0))
+    except STORAGE_ERRORS as error:
+        raise TunerError(f"{storage}: cannot be used as storage: {first_line(error)}") from error
 
 
-class _WithArtifacts(optuna.storages.RDBStorage):
-    """A storage of which one study has artifacts that are not written anywhere: it only says that they are there."""
-
-    def __init__(self, storage: str, study_id: int, artifacts: Mapping[str, str]) -> None:
-        super().__init__(storage)
-        self._study_id = study_id
-        # As optuna.artifacts.upload_artifact writes them.
-        self._artifacts = {
-            f"artifacts:{key}": json.dumps(asdict(ArtifactMeta(key, name, guess_type(name)[0] or "text/plain", None)))
-            for key, name in artifacts.items()
-        }
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        attributes = super().get_study_system_attrs(study_id)
-        return {**self._artifacts, **attributes} if study_id == self._study_id else attributes
-
-    def get_all_studies(self) -> list[Any]:
-        studies = super().get_all_studies()
-        for study in studies:
-            if study._study_id == self._study_id:
-                study.system_attrs = {**self._artifacts, **study.system_attrs}
-        return studies
+def _ended_s(study: optuna.Study) -> dict[int, float]:
+    """Trial number -> seconds of search until it ended, pauses between sessions left out; as it kept them, or dated."""
+    spent_s, ended_s = 0.0, {}
+    for trial in study.get_trials(deepcopy=False):
+        dated_s = 0.0 if trial.duration is None else max(0.0, trial.duration.total_seconds())
+        kept_s = trial.user_attrs.get("search_s")
+        if not _is_damaged(trial):
+            spent_s = max(spent_s, spent_s + dated_s if kept_s is None else kept_s)
+        ended_s[trial.number] = spent_s
+    return ended_s
 
 
-def open_storage(storage: str, artifacts: Mapping[str, str]) -> optuna.storages.BaseStorage:
-    """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none.
-
-    artifacts: id -> file name, of what is to be shown with the latest run; nothing is written.
-    """
-    _hush_optuna()
-    try:
-        backend = optuna.storages.RDBStorage(storage)
-        numbers = _numbers(backend)
-        if numbers:
-            return _WithArtifacts(storage, backend.get_study_id_from_name(f"tuner-{numbers[-1]}"), artifacts)
-    except _STORAGE_ERRORS as error:
-        raise TunerError(f"{storage}: cannot be read: {_first_line(error)}") from error
-    raise ConfigError(f"{storage}: holds no run of tune")
+def _is_damaged(trial: FrozenTrial) -> bool:
+    """Whether a trial is not what was recorded; one from before there were checksums is believed."""
+    sealed = trial.user_attrs.get("sha256")
+    return sealed is not None and sealed != _attributes_sha256(trial.number, trial.user_attrs)
 
 
-def _hush_optuna() -> None:
-    # Optuna prints to stderr by itself; what it says goes through logging like everything else.
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
-
-
-def _numbers(backend: optuna.storages.RDBStorage) -> list[int]:
-    """Of the studies on a storage, rising."""
-    names = optuna.study.get_all_study_names(backend)
-    return sorted(int(match[1]) for name in names if (match := _STUDY_NAME.fullmatch(name)))
+def _attributes_sha256(number: int, attributes: Mapping[str, Any]) -> str:
+    return json_sha256([number, {name: value for name, value in attributes.items() if name != "sha256"}])
 
 
 def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
@@ -284,8 +262,14 @@ def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping
             )
 
 
-def _read_trial(trial: FrozenTrial) -> Trial:
+def _read_trial(trial: FrozenTrial) -> Trial | None:
+    """A finished trial; None where it was cut off, or its record is damaged."""
     attributes: dict[str, Any] = trial.user_attrs
+    if _is_damaged(trial):
+        _log.warning("trial %d is left out: its record is damaged", trial.number)
+        return None
+    if not _ENDINGS & attributes.keys():
+        return None
     proposal = Proposal.from_json(attributes["proposal"])
     if "cause" in attributes:
         return FailedTrial(trial.number, proposal, attributes["cause"])

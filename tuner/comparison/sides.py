@@ -1,10 +1,11 @@
 """What is compared: a model file, or the workspace of a finished run, which stands for the model that it wrote."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.errors import ConfigError
+from tuner.files import read_sealed
+from tuner.report.result import SCHEMA
 
 _RESULT, _PLAN, _STUDY = "result.json", "plan.yaml", "study.db"
 
@@ -34,7 +35,7 @@ def find_given(path: Path) -> Given:
             raise ConfigError(f"{path}: its run has not ended: no {_RESULT}; go on with tuner tune --resume")
         return Given(path, path, path)
     try:
-        found = json.loads(result.read_text("utf-8"))
+        found = read_sealed(result, SCHEMA)
         best, float_model = found["best"], Path(found["model"]["path"])
         output_model = None if best is None else Path(best["output_model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
