@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,16 @@ from tuner.data.coco_categories import COCO_LABEL_MAP
 from tuner.data.instances import find_instances_file, load_instances
 from tuner.data.label_map import read_label_map
 from tuner.errors import DatasetError
+from tuner.files import remove_leftovers
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.quantization.cpu import CpuFeatures
 from tuner.run_record import RunFacts
 from tuner.search.space import SearchSpace
+
+# What a run writes in its workspace, and in the folders of its cache.
+_WRITTEN = r"(?:run|result)\.json|plan\.yaml|report\.html"
+_CACHED = r"[0-9a-f]{64}\.(?:json|npz|pb)"
 
 
 def identity(
@@ -132,6 +138,16 @@ def _category_names(config: TuningConfig, inputs: Inputs) -> dict[int, str]:
         return {}
     known = {number: name for name, number in COCO_LABEL_MAP.items()}
     return known if len(images.category_ids & known.keys()) > len(known) // 2 else {}
+
+
+def remove_leftovers_of_kills(workspace: Path, output_model: Path) -> None:
+    """Remove what a run that was killed left half written in a workspace, and beside its model. None may be running."""
+    remove_leftovers(workspace, _WRITTEN)
+    for kind in workspace.iterdir():
+        remove_leftovers(kind, _CACHED)
+    # A SavedModel is written where a link to its folder leads.
+    for output in {output_model.absolute(), output_model.resolve()}:
+        remove_leftovers(output.parent, re.escape(output.name))
 
 
 def hash_images(images: Sequence[NDArray[Any]]) -> str:
