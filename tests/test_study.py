@@ -85,6 +85,15 @@ def test_a_trial_that_was_cut_off_does_not_count(url: str) -> None:
     assert len(reopen(url).trials) == 2
 
 
+def test_a_study_of_a_run_that_was_cut_off_before_it_said_what_it_is_of(url: str) -> None:
+    complete(open_study(url, IDENTITY, resume=False))
+    optuna.create_study(study_name="tuner-2", storage=url, directions=["minimize", "maximize"])
+    trial = complete(reopen(url))
+    assert reopen(url).trials == [trial]
+    with pytest.raises(ConfigError, match="its model is 'abc'"):
+        reopen(url, model="xyz")
+
+
 def test_a_new_study_leaves_the_old_one_in_the_storage(url: str) -> None:
     complete(open_study(url, IDENTITY, resume=False))
     assert open_study(url, IDENTITY, resume=False).trials == []

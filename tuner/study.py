@@ -176,15 +176,16 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
         numbers = _numbers(backend)
         if resume and numbers:
             study = optuna.load_study(study_name=f"tuner-{numbers[-1]}", storage=backend)
-            _check_identity(storage, study.user_attrs.get("identity", {}), identity)
+            if study.user_attrs or study.get_trials(deepcopy=False):
+                _check_identity(storage, study.user_attrs.get("identity", {}), identity)
+            else:
+                # A run was killed between making it and saying what it is of.
+                _begin(study, identity)
         else:
             name = f"tuner-{numbers[-1] + 1 if numbers else 1}"
             better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
             study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                study.set_metric_names(["latency_ms", "accuracy"])
-            study.set_user_attr("identity", dict(identity))
+            _begin(study, identity)
     except _STORAGE_ERRORS as error:
         raise TunerError(f"{storage}: cannot be used as storage: {_first_line(error)}") from error
     durations = [trial.duration for trial in study.get_trials(deepcopy=False)]
@@ -192,6 +193,13 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
 
 
 def open_storage(storage: str) -> optuna.storages.BaseStorage:
+def _begin(study: optuna.Study, identity: Mapping[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(["latency_ms", "accuracy"])
+    study.set_user_attr("identity", dict(identity))
+
+
     """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none."""
     _hush_optuna()
     try:
