@@ -69,11 +69,12 @@ class Study:
 
     @property
     def trials(self) -> list[Trial]:
-        """Every finished trial, in the order in which they began; one cut off by a crash is not among them."""
+        """Every finished trial, in the order in which they began; one cut off by a crash is not among them.
+
+        What was found of a trial is recorded last, so where it is known the trial is finished, told to Optuna or not.
+        """
         return [
-            _read_trial(trial)
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and _ENDINGS & trial.user_attrs.keys()
+            _read_trial(trial) for trial in self._study.get_trials(deepcopy=False) if _ENDINGS & trial.user_attrs.keys()
         ]
 
     @property
@@ -192,7 +193,6 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     return Study(study, sum(duration.total_seconds() for duration in durations if duration is not None))
 
 
-def open_storage(storage: str) -> optuna.storages.BaseStorage:
 def _begin(study: optuna.Study, identity: Mapping[str, object]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -200,6 +200,7 @@ def _begin(study: optuna.Study, identity: Mapping[str, object]) -> None:
     study.set_user_attr("identity", dict(identity))
 
 
+def open_storage(storage: str) -> optuna.storages.BaseStorage:
     """A storage that holds a run, for Optuna's dashboard. Raises TunerError when it cannot be read or holds none."""
     _hush_optuna()
     try:
