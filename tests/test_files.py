@@ -1,12 +1,15 @@
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tuner.errors import TunerError
-from tuner.files import write_bytes, write_folder, write_text
+from tuner.files import remove_leftovers, write_bytes, write_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -108,6 +111,52 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_folder(tmp_path / "folder", fill)
     assert names(tmp_path) == []
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ours = [tmp_path / ".file.a1b2c3_4", tmp_path / ".file.empty000"]
+    others = [tmp_path / name for name in (".file.short", ".files.a1b2c3d4", ".file.a1b2c3d5", "file")]
+    for folder in (*ours, *others):
+        folder.mkdir()
+    (ours[0] / "file").write_text("half")
+    (others[2] / "somebody's").write_text("own")
+    (tmp_path / ".file.linked00").symlink_to(ours[0])
+    (tmp_path / ".file.a_file_0").write_text("")
+    remove_leftovers(tmp_path, "file|another")
+    assert set(names(tmp_path)) == {".file.linked00", ".file.a_file_0", *(folder.name for folder in others)}
+    remove_leftovers(tmp_path / "absent", "file")
+
+
+KILLED_AT_A_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from tuner.files import write_folder
+
+def fill(folder):
+    folder.mkdir()
+    (folder / "file").write_text("new")
+
+def killed(source, target, rename=Path.rename):
+    if not int(sys.argv[2]) or target.name == "folder":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target)
+
+Path.rename = killed
+write_folder(Path(sys.argv[1]), fill)
+"""
+
+
+@pytest.mark.parametrize("renamed, content", [(0, "old"), (1, "new")])
+def test_a_folder_is_never_lost_to_a_kill(renamed: int, content: str, tmp_path: Path) -> None:
+    """Before the old one is moved aside, and between that and the new one's taking its place."""
+    path = tmp_path / "folder"
+    write_folder(path, fill_with("old"))
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT_A_RENAME, str(path), str(renamed)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.exists() == (not renamed)
+    remove_leftovers(tmp_path, "folder")
+    assert names(tmp_path) == ["folder"]
+    assert (path / "file").read_text() == content
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:

@@ -86,6 +86,40 @@ def test_a_trial_that_was_cut_off_does_not_count(url: str) -> None:
     assert len(reopen(url).trials) == 2
 
 
+@pytest.mark.parametrize("ending", ["completed", "failed", "rejected"])
+def test_a_trial_counts_once_its_figures_are_recorded(ending: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off between them and telling Optuna, which goes by states."""
+    study = open_study(url, IDENTITY, resume=False)
+    number = study.start(PROPOSAL)
+    rejection = Rejection(images=100, look=1, loss=0.5, lower_bound=1 / 3, alpha_spent=0.001)
+    trial = {
+        "completed": CompletedTrial(number, PROPOSAL, PLAN, "123abc", MEASUREMENT, 0.125),
+        "failed": FailedTrial(number, PROPOSAL, "it cannot be"),
+        "rejected": RejectedTrial(number, PROPOSAL, PLAN, "456def", rejection, 0.5),
+    }[ending]
+
+    def cut_off(*_: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna.Study, "tell", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        study.record(trial)
+    monkeypatch.undo()
+    resumed = reopen(url)
+    assert resumed.trials == [trial]
+    second = complete(resumed)
+    assert reopen(url).trials == [trial, second]
+
+
+def test_a_study_of_a_run_that_was_cut_off_before_it_said_what_it_is_of(url: str) -> None:
+    complete(open_study(url, IDENTITY, resume=False))
+    optuna.create_study(study_name="tuner-2", storage=url, directions=["minimize", "maximize"])
+    trial = complete(reopen(url))
+    assert reopen(url).trials == [trial]
+    with pytest.raises(ConfigError, match="its model is 'abc'"):
+        reopen(url, model="xyz")
+
+
 def test_a_new_study_leaves_the_old_one_in_the_storage(url: str) -> None:
     complete(open_study(url, IDENTITY, resume=False))
     assert open_study(url, IDENTITY, resume=False).trials == []

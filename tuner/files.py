@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,25 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     _write_then_rename(path, fill)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what writes of `path` that were killed left beside it. None may be running."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    scratches = [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name) and not beside.is_symlink()]
-    for scratch in filter(Path.is_dir, scratches):
-        if {inside.name for inside in scratch.iterdir()} <= {path.name, _REPLACED}:
-            shutil.rmtree(scratch, ignore_errors=True)
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove what killed writes left in a folder, of paths whose names match a pattern. None may be running.
+
+    A folder that was moved aside for a finished one gets that in its place. What cannot be read or moved stays.
+    """
+    scratch_name = re.compile(rf"\.({names})\.[a-z0-9_]{{8}}")
+    with suppress(OSError):
+        for scratch in list(folder.iterdir()):
+            match = scratch_name.fullmatch(scratch.name)
+            if match is not None and scratch.is_dir() and not scratch.is_symlink():
+                _remove_leftover(scratch, folder / match[1])
+
+
+def _remove_leftover(scratch: Path, path: Path) -> None:
+    inside = {entry.name for entry in scratch.iterdir()}
+    if inside == {path.name, _REPLACED} and not os.path.lexists(path):
+        (scratch / path.name).rename(path)
+    if inside <= {path.name, _REPLACED}:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -85,7 +85,7 @@ class Meter:
         loss(self._criterion, self.baseline, self.baseline)
         if self._confirmer is not None:
             # Now, so that images that can confirm nothing are told before the search.
-            self._kept_back_baseline = measure_fully(self._confirmer, model)
+            self._kept_back_baseline = self._on_kept_back(self._confirmer, model)
             loss(self._criterion, self._kept_back_baseline, self._kept_back_baseline)
         return self.baseline
 
@@ -121,7 +121,7 @@ class Meter:
         if self._confirmer is None or before is None:
             return True
         try:
-            after = measure_fully(self._confirmer, graph)
+            after = self._on_kept_back(self._confirmer, graph)
         except EvaluationError as error:
             _log.warning("a graph is not confirmed: %s", error)
             return False
@@ -130,6 +130,16 @@ class Meter:
             after.images, before.accuracy, after.accuracy, lost, passes(self._criterion, before, after)
         )
         return self.confirmations[graph.sha256].passes
+
+    def _on_kept_back(self, confirmer: Evaluator, graph: DetectionModel) -> Measurement:
+        """Measure a graph on the images that were kept from the search, unless an earlier session or run did."""
+        dependencies = self._dependencies(graph.sha256)
+        kept = self._cache.read_json("confirmation", dependencies)
+        if kept is not None:
+            return Measurement.from_json(kept)
+        measured = measure_fully(confirmer, graph)
+        self._cache.write_json("confirmation", dependencies, measured.to_json())
+        return measured
 
     def confirms(self, trial: CompletedTrial) -> bool:
         """Whether the graph of a trial was confirmed, where there are images for that."""

@@ -1,7 +1,7 @@
 """The order of the stages, and nothing else: load, calibrate, measure, search, export, report."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from tuner.cache import Cache
@@ -38,7 +38,7 @@ from tuner.report.running import TrialWatcher
 from tuner.run_record import RunRecord, read_run, write_run
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
-from tuner.session import environment, hash_images, identity, run_facts
+from tuner.session import environment, hash_images, identity, remove_leftovers_of_kills, run_facts
 from tuner.study import open_study
 from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
@@ -84,7 +84,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
         stage.note(describe_endpoints(model.inputs, model.outputs, len(ops.names), len(ops.refused), optimized.notes))
 
     with clock.stage("calibrate") as stage:
-        held.enter_context(only_driver(job.workspace))
+        held.enter_context(_only_run(job))
         images_sha256 = hash_images(images)
         run_identity = identity(config, model, inputs, images_sha256=images_sha256, space=space, features=features)
         study = open_study(job.storage_url, run_identity, resume=job.resume)
@@ -181,6 +181,14 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
     )
     _report(job, result, final, runner, clock, keep=keep)
     return result
+
+
+@contextmanager
+def _only_run(job: TuningJob) -> Iterator[None]:
+    """Keep the workspace for this run; what a killed one left half written goes."""
+    with only_driver(job.workspace):
+        remove_leftovers_of_kills(job.workspace, job.output_model)
+        yield
 
 
 def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Meter, clock: Clock) -> str:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,16 @@ from numpy.typing import NDArray
 from sqlalchemy import make_url
 
 from tuner.config import TuningConfig
+from tuner.files import remove_leftovers
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.quantization.cpu import CpuFeatures
 from tuner.run_record import RunFacts
 from tuner.search.space import SearchSpace
+
+# What a run writes in its workspace, and in the folders of its cache.
+_WRITTEN = r"(?:run|result)\.json|plan\.yaml|report\.html"
+_CACHED = r"[0-9a-f]{64}\.(?:json|npz|pb)"
 
 
 def identity(
@@ -107,6 +113,16 @@ def _command(storage: str, shown_storage: str) -> str:
     of_tuner = program.name == "tuner" or program.parts[-2:] == ("tuner", "__main__.py")
     begin = ["tuner"] if of_tuner else ["python", str(program)]
     return shlex.join([*begin, *sys.argv[1:]]).replace(storage, shown_storage)
+
+
+def remove_leftovers_of_kills(workspace: Path, output_model: Path) -> None:
+    """Remove what a run that was killed left half written in a workspace, and beside its model. None may be running."""
+    remove_leftovers(workspace, _WRITTEN)
+    for kind in workspace.iterdir():
+        remove_leftovers(kind, _CACHED)
+    # A SavedModel is written where a link to its folder leads.
+    for output in {output_model.absolute(), output_model.resolve()}:
+        remove_leftovers(output.parent, re.escape(output.name))
 
 
 def hash_images(images: Sequence[NDArray[Any]]) -> str:

@@ -211,10 +211,11 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
         numbers = study_numbers(backend)
         if resume and numbers:
             study = optuna.load_study(study_name=study_name(numbers[-1]), storage=backend)
-            # A run that stopped before it said what it is has no trials either.
-            if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
-                study.set_user_attr("identity", dict(identity))
-            _check_identity(storage, study.user_attrs.get("identity", {}), identity)
+            if study.user_attrs or study.get_trials(deepcopy=False):
+                _check_identity(storage, study.user_attrs.get("identity", {}), identity)
+            else:
+                # A run was killed between making it and saying what it is of.
+                _begin(study, identity)
         else:
             if resume:
                 where = make_url(storage).render_as_string().removeprefix("sqlite:///")
@@ -222,13 +223,17 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
             name = study_name(numbers[-1] + 1 if numbers else 1)
             better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
             study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                study.set_metric_names(["latency_ms", "accuracy"])
-            study.set_user_attr("identity", dict(identity))
+            _begin(study, identity)
         return Study(study, max(_ended_s(study).values(), default=0.0))
     except STORAGE_ERRORS as error:
         raise TunerError(f"{storage}: cannot be used as storage: {first_line(error)}") from error
+
+
+def _begin(study: optuna.Study, identity: Mapping[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(["latency_ms", "accuracy"])
+    study.set_user_attr("identity", dict(identity))
 
 
 def _ended_s(study: optuna.Study) -> dict[int, float]:

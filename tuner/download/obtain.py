@@ -1,5 +1,6 @@
 """A published archive as a folder, from wherever it stands: fetched, unpacked, or there already."""
 
+import re
 from pathlib import Path
 
 from tuner.download.archives import Archive
@@ -43,7 +44,7 @@ def obtain(
         fetch(archive, path, progress, patience)
         with progress.stage("unpack") as stage, path.open("rb") as file:
             lock(file, path, "unpacking")
-            remove_leftovers(folder)
+            remove_leftovers(folder.parent, re.escape(folder.name))
             unpack(path, folder, archive.sha256)
             path.unlink()
             stage.note(str(folder))

@@ -83,4 +83,5 @@ def _check_folder(output: Path) -> None:
     if not existing.is_dir():
         raise TunerError(f"{output}: cannot be written: {existing} is not a folder")
     # Trying is the only sure way: a privileged user, or a read-only file system, makes permission bits meaningless.
-    Path(tempfile.mkdtemp(prefix=".tuner-", dir=existing)).rmdir()
+    # Such a file has no name that a kill could leave behind.
+    tempfile.TemporaryFile(dir=existing).close()
