@@ -443,7 +443,7 @@ def test_a_baseline_of_zero_has_no_share(make_job: MakeJob) -> None:
 def test_functions_named_in_the_settings(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_metric.py").write_text("def accuracy(graph_def):\n    return 0.75\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    result = tune(make_job(accuracy={"eval_func": "my_metric:accuracy"}))
+    result = tune(make_job(allow_code=True, accuracy={"eval_func": "my_metric:accuracy"}))
     assert result.status is Status.ACCEPTED
     assert result.baseline.accuracy == 0.75
     assert result.baseline.images == 0

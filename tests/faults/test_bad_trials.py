@@ -24,8 +24,9 @@ from tuner.cli.tune_command import EXIT_CODES, NOT_ACCEPTED
 from tuner.config import Strategy, parse_config
 from tuner.criterion import Status
 from tuner.errors import EvaluationError, QuantizationError
+from tuner.job import TuningJob
 from tuner.model.detection_model import DetectionModel
-from tuner.pipeline import STOPPED, TuningJob, tune
+from tuner.pipeline import STOPPED, tune
 from tuner.precision import INT8, Dtype, PrecisionPlan
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.quantization.quantize import find_quantizable_ops, prepare, quantize
