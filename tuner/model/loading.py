@@ -7,11 +7,13 @@ import tensorflow as tf
 
 from tuner.errors import ModelError
 from tuner.model.checkpoint import VARIABLES, find_prefix, freeze_checkpoint, freeze_graph_with_checkpoint
+from tuner.model.constants import check_constants
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.endpoints import find_inputs, find_outputs, prune
 from tuner.model.freezing import FrozenGraph
 from tuner.model.frozen_graph import read_graph_def
 from tuner.model.keras_model import freeze_keras_model
+from tuner.model.recursion import check_no_recursion
 from tuner.model.saved_model import freeze_saved_model
 from tuner.model.tensorflow_error import first_line
 
@@ -64,6 +66,8 @@ def _finish(
     frozen: FrozenGraph, inputs: Sequence[str], outputs: Sequence[str], path: Path, model_format: ModelFormat
 ) -> DetectionModel:
     graph_def = frozen.graph_def
+    check_constants(graph_def)
+    check_no_recursion(graph_def)
     with tf.Graph().as_default() as graph:
         try:
             # In place: attributes that a file leaves out because they have their default value are written in.

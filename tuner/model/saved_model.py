@@ -10,6 +10,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tuner.errors import ModelError
+from tuner.model.constants import check_constants
 from tuner.model.endpoints import (
     DETECTION_OUTPUTS,
     OPTIONAL_DETECTION_OUTPUTS,
@@ -18,6 +19,7 @@ from tuner.model.endpoints import (
     resolve_tensor,
 )
 from tuner.model.freezing import FrozenGraph, freeze_function, freeze_session
+from tuner.model.recursion import check_no_recursion
 from tuner.model.tensorflow_error import first_line
 
 _DEFAULT_SIGNATURE = "serving_default"
@@ -31,13 +33,15 @@ def freeze_saved_model(folder: Path, outputs: Sequence[str]) -> FrozenGraph:
     else all of them. Raises ModelError for a damaged folder or when no signature is the obvious one.
     """
     meta_graph = _serving_graph(folder)
+    check_constants(meta_graph.graph_def)
+    check_no_recursion(meta_graph.graph_def)
     key, signature = _choose_signature(meta_graph)
     try:
         if meta_graph.HasField("object_graph_def"):
             frozen = _freeze_tf2(folder, key)
         else:
             frozen = _freeze_tf1(folder, list(meta_graph.meta_info_def.tags), signature, outputs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
         raise ModelError(f"SavedModel cannot be loaded: {first_line(error)}") from error
     detection = [name for name in (*DETECTION_OUTPUTS, *OPTIONAL_DETECTION_OUTPUTS) if name in frozen.aliases]
     if set(DETECTION_OUTPUTS).issubset(detection):
