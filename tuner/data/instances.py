@@ -16,6 +16,8 @@ from tuner.detections import GroundTruth
 from tuner.errors import DatasetError, did_you_mean
 from tuner.masks import Masks, encode_segmentation
 
+_NO_INTEGER = 2**63  # what the evaluators' int64 does not hold
+
 
 @dataclass(frozen=True, slots=True)
 class Instances:
@@ -49,7 +51,7 @@ def load_instances(path: Path, label_map: Mapping[str, int] | None = None) -> In
         table = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: is no JSON file: {error}") from None
     lists = []
     for key in ("images", "annotations", "categories"):
@@ -106,7 +108,7 @@ def find_image_folder(instances: Instances) -> Path:
     candidates = [folder / "images", folder / path.stem.removeprefix("instances_"), folder]
     names = [image["file_name"] for image in instances.images if isinstance(image, dict) and "file_name" in image]
     for candidate in candidates:
-        if any((candidate / str(name)).is_file() for name in names[:1]):
+        if any(_is_file(candidate / str(name)) for name in names[:1]):
             return candidate
     return next(candidate for candidate in candidates if candidate.is_dir())
 
@@ -148,7 +150,7 @@ def _entry(
     where = f"{where} ({name})"
     height, width = _size(image, "height", where), _size(image, "width", where)
     check_pixels(height, width, where)
-    if not (image_folder / name).is_file():
+    if not _is_file(image_folder / name):
         raise DatasetError(f"{where}: file_name: no file {image_folder / name}")
     keys = [f"annotations[{index}]" for index in objects[image_id]]
     annotations = [instances.annotations[index] for index in objects[image_id]]
@@ -192,7 +194,10 @@ def _box(annotation: Any, where: str) -> list[float]:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DatasetError(f"{where}: got {value!r}; expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise DatasetError(f"{where}: got a number too large to count with") from None
 
 
 def _size(table: Any, key: str, where: str) -> int:
@@ -206,7 +211,16 @@ def _integer(table: Any, key: str, where: str) -> int:
     value = _value(table, key, where)
     if isinstance(value, bool) or not isinstance(value, int):
         raise DatasetError(f"{where}: {key}: got {value!r}; expected an integer")
+    if not -_NO_INTEGER <= value < _NO_INTEGER:
+        raise DatasetError(f"{where}: {key}: got a number that 64 bits do not hold; expected an integer")
     return value
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as of a name that is too long
+        return False
 
 
 def _text(table: Any, key: str, where: str) -> str:

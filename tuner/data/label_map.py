@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tuner.errors import DatasetError
+from tuner.config import read_yaml
+from tuner.errors import ConfigError, DatasetError
 
 _SHOWN = 8
+_NO_ID = 2**63  # what the evaluators' int64 does not hold
 
 
 def read_label_map(path: Path) -> dict[str, int]:
@@ -18,7 +18,7 @@ def read_label_map(path: Path) -> dict[str, int]:
     """
     content = _read_mapping(path, "label map", "category names to ids")
     for name, number in content.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < _NO_ID:
             raise DatasetError(
                 f"{path}: {name}: got {str(number)[:40]!r}; expected an id, a whole number of at least 1"
             )
@@ -32,7 +32,7 @@ def read_class_map(path: Path) -> dict[int, int]:
     """
     content = _read_mapping(path, "class map", "class numbers to category ids")
     for number, category_id in content.items():
-        if not all(type(one) is int and one >= 0 for one in (number, category_id)):
+        if not all(type(one) is int and 0 <= one < _NO_ID for one in (number, category_id)):
             raise DatasetError(
                 f"{path}: {str(number)[:40]}: got {str(category_id)[:40]!r}; expected `class number: category id`, "
                 "whole numbers of at least 0"
@@ -55,9 +55,10 @@ def _first(values: Iterable[object]) -> str:
 
 def _read_mapping(path: Path, kind: str, of: str) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path}: not a readable {kind}: {str(error).splitlines()[0]}") from error
+        content = read_yaml(path)
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise DatasetError(f"{path}: not a readable {kind}: {reason}") from None
     if not isinstance(content, dict) or not content:
         raise DatasetError(f"{path}: expected a mapping of {of}, got {type(content).__name__}")
     return content

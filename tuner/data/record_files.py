@@ -1,17 +1,15 @@
 """TFRecord files as entries: finding the shards of a set, and reading them past damaged records."""
 
 import re
-import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager.context import eager_mode
+from tensorflow.python.lib.io.tf_record import tf_record_random_reader
 
 from tuner.data.images import Entry, decode_mask
 from tuner.data.records import AnnotatedJpeg, decode_example
@@ -61,7 +59,7 @@ def read_record_files(
     """
     position = 0
     for path in paths:
-        for index, frame in enumerate(_read_frames(path, path, 0)):
+        for index, frame in enumerate(_read_frames(path)):
             where = f"{path}: record {index}"
             if isinstance(frame, str):
                 yield DatasetError(f"{where}: {frame}")
@@ -111,49 +109,31 @@ def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: _Frame, path: Path,
     )
 
 
-def _contents(path: Path) -> Iterator[bytes]:
-    """What the records of a file hold. Between two of them eager mode is as the caller has it."""
-    with eager_mode():
-        contents = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    while True:
-        with eager_mode():
-            content = next(contents, None)
-        if content is None:
-            return
-        yield content
-
-
-def _read_frames(path: Path, named: Path, base: int) -> Iterator[_Frame | str]:
+def _read_frames(path: Path) -> Iterator[_Frame | str]:
     """The records of a file, or what is wrong with them.
 
-    base: what lies before `path`'s first byte in the file `named`, of which `path` may be the tail.
+    TensorFlow believes a length whose checksum is right, and allocates it: none beyond the file's end is handed to it.
     """
-    offset = 0
     try:
-        for content in _contents(path):
-            yield _Frame(content, base + offset + _HEADER_BYTES)
-            offset += _FRAME_BYTES + len(content)
-        if offset == path.stat().st_size:
-            return
-        # TensorFlow takes a file that breaks off within a record's header for one that ends before it.
-    except tf.errors.DataLossError:
-        pass
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            reader = tf_record_random_reader(str(path))
+            offset = 0
+            while offset < size:
+                file.seek(offset)
+                header = file.read(_LENGTH.size)
+                length = _LENGTH.unpack(header)[0] if len(header) == _LENGTH.size else size
+                following = offset + _FRAME_BYTES + length
+                try:
+                    content = reader.read(offset)[0] if following <= size else None
+                except (IndexError, tf.errors.DataLossError):
+                    content = None
+                if content is None:
+                    yield f"is damaged at byte {offset}: truncated, or content and checksum differ"
+                else:
+                    yield _Frame(content, offset + _HEADER_BYTES)
+                offset = following
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from None
     except tf.errors.OpError as error:
-        raise DatasetError(f"{named}: cannot be read: {error.message}") from None
-    yield f"is damaged at byte {base + offset}: truncated, or content and checksum differ"
-    # Nor does it read on behind a damaged record, and cannot begin in the middle of a file.
-    following = offset + _FRAME_BYTES + _length_at(path, offset)
-    if following < path.stat().st_size:
-        with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
-            tail = Path(scratch, "tail")
-            file.seek(following)
-            with tail.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-            yield from _read_frames(tail, named, base + following)
-
-
-def _length_at(path: Path, offset: int) -> int:
-    with path.open("rb") as file:
-        file.seek(offset)
-        header = file.read(_LENGTH.size)
-    return int(_LENGTH.unpack(header)[0]) if len(header) == _LENGTH.size else 0
+        raise DatasetError(f"{path}: cannot be read: {error.message}") from None

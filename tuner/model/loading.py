@@ -7,12 +7,14 @@ import tensorflow as tf
 
 from tuner.errors import ModelError
 from tuner.model.checkpoint import find_prefix, freeze_checkpoint, freeze_graph_with_checkpoint
+from tuner.model.constants import check_constants
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.endpoints import find_inputs, find_outputs, prune
 from tuner.model.forbidden_ops import check_before_import, check_before_run
 from tuner.model.freezing import VARIABLES, FrozenGraph
 from tuner.model.frozen_graph import read_graph_def
 from tuner.model.keras_model import freeze_keras_model
+from tuner.model.recursion import check_no_recursion
 from tuner.model.saved_model import freeze_saved_model
 from tuner.model.tensorflow_error import first_line
 
@@ -78,6 +80,8 @@ def _finish(
 ) -> tuple[tf.compat.v1.GraphDef, tuple[str, ...], tuple[str, ...]]:
     """The pruned graph, its inputs and its outputs."""
     graph_def = frozen.graph_def
+    check_constants(graph_def)
+    check_no_recursion(graph_def)
     if not allow_ops:
         check_before_import(graph_def)
     with tf.Graph().as_default() as graph:

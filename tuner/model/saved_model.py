@@ -10,6 +10,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tuner.errors import ModelError
+from tuner.model.constants import check_constants
 from tuner.model.endpoints import (
     DETECTION_OUTPUTS,
     OPTIONAL_DETECTION_OUTPUTS,
@@ -19,6 +20,7 @@ from tuner.model.endpoints import (
 )
 from tuner.model.forbidden_ops import check_before_import, check_before_run, check_functions
 from tuner.model.freezing import FrozenGraph, freeze_function, freeze_session, run_by_freezing
+from tuner.model.recursion import check_no_recursion
 from tuner.model.tensorflow_error import first_line
 
 _DEFAULT_SIGNATURE = "serving_default"
@@ -37,6 +39,8 @@ def freeze_saved_model(folder: Path, outputs: Sequence[str], *, allow_ops: bool 
     Raises ModelError for a damaged folder or when no signature is the obvious one.
     """
     meta_graph = _serving_graph(folder)
+    check_constants(meta_graph.graph_def)
+    check_no_recursion(meta_graph.graph_def)
     if not allow_ops:
         _check_loading(meta_graph)
     key, signature = _choose_signature(meta_graph)
@@ -45,7 +49,7 @@ def freeze_saved_model(folder: Path, outputs: Sequence[str], *, allow_ops: bool 
             frozen = _freeze_tf2(folder, key)
         else:
             frozen = _freeze_tf1(folder, list(meta_graph.meta_info_def.tags), signature, outputs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
         raise ModelError(f"SavedModel cannot be loaded: {first_line(error)}") from error
     detection = [name for name in (*DETECTION_OUTPUTS, *OPTIONAL_DETECTION_OUTPUTS) if name in frozen.aliases]
     if set(DETECTION_OUTPUTS).issubset(detection):
