@@ -28,7 +28,7 @@ from tuner.trial import CompletedTrial, Measurement, Trial
 SHAPES = Path(__file__).parents[2] / "datasets/shapes"
 IMAGES = 8
 # How far the figures of one graph may lie apart under another number of threads: mAP, scores and sides of boxes, 0..1.
-THREADS_BOUND = 1e-5
+THREADS_BOUND = 1e-6
 
 # The cores come before TensorFlow, which counts them once for all threads of the process.
 ON_CORES = """
