@@ -59,7 +59,9 @@ class Foreseer:
         """
         if self.config.quantization.engine == "inc" or not times_graphs:
             return Foresight(self.damage, lambda proposal: None, dict, knows_costs=False)
-        return Foresight(self.damage, self.cost, self.gains, self._knows_costs)
+        # Where speed is no objective no clock decides what is tried, and equal runs find the same.
+        gains = self.gains if Objective.PERFORMANCE in self.config.tuning.weights else dict
+        return Foresight(self.damage, self.cost, gains, self._knows_costs)
 
     def damage(self, proposal: Proposal) -> Mapping[str, float]:
         """Of each int8 operator of a plan: how much more wrong the results are with it in int8."""

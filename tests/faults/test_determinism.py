@@ -88,7 +88,6 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "performance": {"warmup": 1, "iteration": 2},
         },
         "tuning": {
-            "strategy": {"name": "mse"},
             "objective": "modelsize",
             "accuracy_criterion": {"relative": 1e-6},
             "exit_policy": {"max_trials": 3},
