@@ -63,7 +63,7 @@ class Ended:
 
     @property
     def _is_clear(self) -> bool:
-        """One line. libjpeg, inside TensorFlow, writes notes of its own to the process's stderr, which none can stop."""
+        """One line. libjpeg, inside TensorFlow, writes notes of its own to the process's stderr; none can stop it."""
         told = [line for line in self.errors.splitlines() if not _OF_LIBJPEG.match(line)]
         return len(told) == 1 and told[0].startswith("error: ") and len(told[0]) < 2000
 
