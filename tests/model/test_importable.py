@@ -1,4 +1,4 @@
-"""Constants that cannot be and functions that call themselves are refused before TensorFlow sees them."""
+"""Constants that cannot be, functions that call themselves, and loops without an end are refused before the import."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +47,16 @@ def functions(**calls: str) -> Change:
     return change
 
 
+def loop(*ops: str) -> Change:
+    """Adds a cycle of nodes of these ops."""
+
+    def change(graph_def: tf1.GraphDef) -> None:
+        for place, op in enumerate(ops):
+            graph_def.node.add(name=f"loop{place}", op=op, input=[f"loop{place - 1 if place else len(ops) - 1}:1"])
+
+    return change
+
+
 REFUSED: list[tuple[Change, str]] = [
     (constant([-1]), "constant 'odd' has the shape [-1], which no constant can have"),
     (constant([1] * 255), "which no constant can have"),
@@ -56,6 +66,8 @@ REFUSED: list[tuple[Change, str]] = [
     (constant([2], dtype=9999), "constant 'odd' is of the unknown type 9999"),
     (functions(f="f"), "function 'f' calls itself"),
     (functions(f="g", g="f"), "calls itself"),
+    (loop("Merge", "NextIteration"), "waits for itself, in a cycle that nothing ends"),
+    (loop("Identity"), "node 'loop0' waits for itself"),
 ]
 
 
@@ -78,6 +90,7 @@ def test_refused(change: Change, fault: str) -> None:
         constant([2], values=0, content=b"12345678"),
         constant([1000, 1000]),
         functions(f="g", g="h"),
+        loop("Merge", "Switch", "Identity", "NextIteration"),
     ],
 )
 def test_taken(change: Change) -> None:
