@@ -177,7 +177,8 @@ class ModelRunner:
 
         Raises EvaluationError for a class that the model's `reading` does not know.
         Raises ModelError for a model without the four detection outputs (five with masks), or with outputs that hold no
-        real numbers, or of another shape than [1, N, 4], [1, N], [1, N], one number, and [1, N, h, w] of masks within their boxes.
+        real numbers, or of another shape than [1, N, 4], [1, N], [1, N], one number, and [1, N, h, w] of masks within
+        their boxes.
         """
         needed = (*DETECTION_OUTPUTS, MASK_OUTPUT) if masks else DETECTION_OUTPUTS
         if any(f"{name}:0" not in self._model.outputs for name in needed):
