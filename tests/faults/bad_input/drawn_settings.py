@@ -58,6 +58,12 @@ class Place:
     def __str__(self) -> str:
         return ".".join(self.keys)
 
+    @property
+    def section(self) -> type[Section] | None:
+        """The section that the field is, if it is one."""
+        kinds = [] if self.field is None else [self.field.annotation, *typing.get_args(self.field.annotation)]
+        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
 
 def places(section: type[Section] = TuningConfig, above: Place | None = None) -> Iterator[Place]:
     """All fields of a section and of those in it, and the keys that it refuses."""
@@ -67,9 +73,8 @@ def places(section: type[Section] = TuningConfig, above: Place | None = None) ->
     for key, field in fields(section):
         place = Place((*keys, key), (*sections, section), field)
         yield place
-        kind = _section_in(field.annotation)
-        if kind is not None:
-            yield from places(kind, place)
+        if place.section is not None:
+            yield from places(place.section, place)
 
 
 def fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
@@ -105,7 +110,7 @@ def wrong(place: Place) -> Values:
     field = place.field
     if field is None:
         return st.sampled_from([{"a": {"b": 1}}, "nonsense", 10**6])
-    if _section_in(field.annotation) is not None:
+    if place.section is not None:
         return st.sampled_from([7, "text", [{}], True, {"no_such_key": 1}])
     return _WRONG | _wrong(field.annotation, field.metadata)
 
@@ -186,11 +191,6 @@ class _Bounds:
         below = [] if self.low is None else [self.low - 1, self.low - 0.001]
         above = [] if self.high is None else [self.high + 1, self.high + 0.001]
         return [*below, *above, *(number for number in (self._above, self._below) if number is not None)]
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    kinds = [annotation, *typing.get_args(annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _broken_by_a_rule(kind: type[Section], drawn: Mapping[str, Any]) -> bool:

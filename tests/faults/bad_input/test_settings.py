@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.bad_input.drawn_settings import TEXTS, WORDS, Place, allowed, places, required_of, sections, wrong
-from tuner.config import parse_config, pinned_yaml
+from tuner.config import TuningConfig, parse_config, pinned_yaml
 from tuner.errors import ConfigError
 from tuner.precision import Dtype, Granularity, OpPrecision, Output, PrecisionPlan, RangeAlgorithm, Scheme
 
 NAMES = TEXTS.filter(len)
 COUNTS = st.integers(1, 10**6)
 PLACES = list(places())
+OF_SECTIONS = [place for place in PLACES if place.section is not None]
 # A rule of several fields makes some drawings useless.
 PATIENT = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]
 PRECISIONS = st.one_of(
@@ -41,16 +42,19 @@ def test_every_field_has_a_place_and_values() -> None:
         assert wrong(place).validate() is None
 
 
-@given(sections())
-@settings(max_examples=100, deadline=None, suppress_health_check=PATIENT)
-def test_sound_settings_are_read_and_read_again(drawn: dict[str, Any]) -> None:
+@given(st.sampled_from(OF_SECTIONS), st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=PATIENT)
+def test_a_sound_section_is_read_and_read_again(place: Place, data: st.DataObject) -> None:
+    kind = place.section
+    assert kind is not None
+    drawn = put(data.draw(st.composite(required_of)(TuningConfig)), place, data.draw(sections(kind)), data)
     config = parse_config(yaml.safe_load(yaml.safe_dump(drawn, sort_keys=False)), "f.yaml")
     dumped = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     assert parse_config(dumped, "again.yaml") == config
 
 
 @given(sections(), st.sampled_from(PLACES), st.data())
-@settings(max_examples=250, deadline=None, suppress_health_check=PATIENT)
+@settings(max_examples=400, deadline=None, suppress_health_check=PATIENT)
 def test_one_broken_field_is_named_in_one_line(drawn: dict[str, Any], place: Place, data: st.DataObject) -> None:
     broken = put(drawn, place, data.draw(wrong(place)), data)
     with pytest.raises(ConfigError) as caught:
