@@ -61,7 +61,8 @@ class Place:
     @property
     def section(self) -> type[Section] | None:
         """The section that the field is, if it is one."""
-        kinds = [] if self.field is None else [self.field.annotation, *typing.get_args(self.field.annotation)]
+        annotation = None if self.field is None else self.field.annotation
+        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, UnionType) else [annotation]
         return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
