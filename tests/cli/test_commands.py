@@ -1,5 +1,6 @@
 """What the commands hand to the pipeline, what they print, and their exit codes."""
 
+import errno
 import json
 import re
 import shlex
@@ -212,6 +213,28 @@ def test_our_own_mistake_keeps_its_traceback(pipeline: Any, command: list[str], 
     pipeline.fault = error("ours")
     with pytest.raises(error, match="ours"):
         main(command)
+
+
+@pytest.mark.parametrize("command", [TUNE, ["evaluate", "m.pb"], ["benchmark", "m.pb"]])
+def test_a_path_that_the_system_refuses(pipeline: Any, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.fault = PermissionError(errno.EACCES, "Permission denied", "closed/v.record")
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith("error: closed/v.record: Permission denied\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["summarize", "x" * 5000],
+        ["evaluate", "m.pb", "--dataset_location", "x" * 5000],
+        ["evaluate", "m.pb", "--config", "a/" * 3000],
+        ["no_such_command" * 1000],
+    ],
+)
+def test_long_names_are_told_without_their_middle(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and " ... " in errors and errors.count("\n") == 1 and len(errors) < 1600
 
 
 @pytest.mark.parametrize(

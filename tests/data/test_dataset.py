@@ -399,6 +399,7 @@ def change(table: str, index: int, **values: Any) -> Callable[[Table], None]:
         (change("annotations", 2, bbox=[1, 2, 90, 4]), r"annotations\[2\]: box is outside its image", [20, 30]),
         (change("annotations", 2, bbox=[1, 2, float("nan"), 4]), r"annotations\[2\]: box is not finite", [20, 30]),
         (change("annotations", 2, area=-1), r"annotations\[2\]: area: got -1.0; expected 0 or more", [20, 30]),
+        (change("annotations", 2, bbox="x" * 70_000), r"bbox: got 'x{,50}\.\.\.x{,50}'; expected four", [20, 30]),
         (change("annotations", 2, area="big"), r"annotations\[2\]: area: got 'big'; expected a number", [20, 30]),
     ],
 )

@@ -58,6 +58,26 @@ def test_detection_outputs_of_another_shape() -> None:
         runner.detect(np.zeros((4, 4, 3), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("detection_boxes", tf.zeros([1, 5, 4], tf.complex64)),
+        ("detection_scores", tf.ones([1, 5], tf.bool)),
+        ("detection_classes", [["x"] * 5]),
+        ("num_detections", ["x"]),
+    ],
+)
+def test_detection_outputs_that_are_no_numbers(name: str, values: Any) -> None:
+    model = detector()
+    proto = tf.make_tensor_proto(values.numpy() if isinstance(values, tf.Tensor) else values)
+    for node in model.graph_def.node:
+        if node.name == name:
+            node.attr["value"].tensor.CopyFrom(proto)
+            node.attr["dtype"].type = proto.dtype
+    with ModelRunner(model) as runner, pytest.raises(ModelError, match=rf"{name} holds \w+, not numbers"):
+        runner.detect(np.zeros((4, 4, 3), np.uint8))
+
+
 def test_no_detection_outputs(frozen: tuple[Path, Any]) -> None:
     model = load_model(frozen[0], (), ["detection_scores"])
     with ModelRunner(model) as runner, pytest.raises(ModelError) as caught:

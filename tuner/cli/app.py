@@ -1,5 +1,6 @@
 """What all commands share: the application, options of more than one, the console, and `main` with its exit codes."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from tuner.cli.terminal import PlainConsole, set_up_logging, steady, visible
 from tuner.errors import TunerError
 
 MISTAKE = 2
+# What the system says about a path that somebody gave, wherever it is looked at first.
+_OF_PATHS = (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
+# Characters of an error: names out of files may be megabytes long.
+_MOST_TOLD = 1500
 
 # Typer brings its own click: a BadParameter is one of its UsageErrors, which it does not export.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
@@ -70,9 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = str(error)
     except _UsageError as error:
         message = error.format_message()
+    except OSError as error:
+        if error.errno not in _OF_PATHS or error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
     if message:  # Without a command, the help is all that is said.
-        print("error:", visible(" ".join(message.split())), file=sys.stderr)
+        print("error:", _shortened(visible(" ".join(message.split()))), file=sys.stderr)
     return MISTAKE
+
+
+def _shortened(text: str) -> str:
+    """The text without its middle where it is too long: its end often says what was expected."""
+    half = _MOST_TOLD // 2
+    return text if len(text) <= _MOST_TOLD else f"{text[:half]} ... {text[-half:]}"
 
 
 def console_on(*, verbose: bool) -> Console:

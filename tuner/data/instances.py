@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tuner.config.refusal import describe
 from tuner.data.annotations import check_ground_truth
 from tuner.data.image_size import check_pixels
 from tuner.data.images import Entry
@@ -187,13 +188,13 @@ def _masks(annotations: Sequence[Any], keys: Sequence[str], height: int, width: 
 def _box(annotation: Any, where: str) -> list[float]:
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
-        raise DatasetError(f"{where}: bbox: got {box!r}; expected four numbers x y width height")
+        raise DatasetError(f"{where}: bbox: got {describe(box)}; expected four numbers x y width height")
     return [_number(value, f"{where}: bbox") for value in box]
 
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DatasetError(f"{where}: got {value!r}; expected a number")
+        raise DatasetError(f"{where}: got {describe(value)}; expected a number")
     try:
         return float(value)
     except OverflowError:
@@ -210,7 +211,7 @@ def _size(table: Any, key: str, where: str) -> int:
 def _integer(table: Any, key: str, where: str) -> int:
     value = _value(table, key, where)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise DatasetError(f"{where}: {key}: got {value!r}; expected an integer")
+        raise DatasetError(f"{where}: {key}: got {describe(value)}; expected an integer")
     if not -_NO_INTEGER <= value < _NO_INTEGER:
         raise DatasetError(f"{where}: {key}: got a number that 64 bits do not hold; expected an integer")
     return value
@@ -226,7 +227,7 @@ def _is_file(path: Path) -> bool:
 def _text(table: Any, key: str, where: str) -> str:
     value = _value(table, key, where)
     if not isinstance(value, str):
-        raise DatasetError(f"{where}: {key}: got {value!r}; expected a string")
+        raise DatasetError(f"{where}: {key}: got {describe(value)}; expected a string")
     return value
 
 

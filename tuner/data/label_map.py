@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config import read_yaml
+from tuner.config.refusal import describe
 from tuner.errors import ConfigError, DatasetError
 
 _SHOWN = 8
@@ -20,9 +21,9 @@ def read_label_map(path: Path) -> dict[str, int]:
     for name, number in content.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < _NO_ID:
             raise DatasetError(
-                f"{path}: {name}: got {str(number)[:40]!r}; expected an id, a whole number of at least 1"
+                f"{path}: {_text(name)}: got {_text(number)[:40]!r}; expected an id, a whole number of at least 1"
             )
-    return {str(name): number for name, number in content.items()}
+    return {_text(name): number for name, number in content.items()}
 
 
 def read_class_map(path: Path) -> dict[int, int]:
@@ -34,7 +35,7 @@ def read_class_map(path: Path) -> dict[int, int]:
     for number, category_id in content.items():
         if not all(type(one) is int and 0 <= one < _NO_ID for one in (number, category_id)):
             raise DatasetError(
-                f"{path}: {str(number)[:40]}: got {str(category_id)[:40]!r}; expected `class number: category id`, "
+                f"{path}: {_text(number)[:40]}: got {_text(category_id)[:40]!r}; expected `class number: category id`, "
                 "whole numbers of at least 0"
             )
     return content
@@ -51,6 +52,13 @@ def _first(values: Iterable[object]) -> str:
     shown = [str(value) for value in sorted(distinct, key=lambda value: (isinstance(value, str), value))]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python refuses to print integers of several thousand digits
+        return describe(value)
 
 
 def _read_mapping(path: Path, kind: str, of: str) -> dict[Any, Any]:

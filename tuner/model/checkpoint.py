@@ -12,9 +12,10 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
 from tuner.errors import ModelError
 from tuner.model.endpoints import find_outputs
-from tuner.model.forbidden_ops import check_before_import, check_before_run
+from tuner.model.forbidden_ops import check_before_run
 from tuner.model.freezing import VARIABLES, FrozenGraph, freeze_session, run_by_freezing
 from tuner.model.frozen_graph import read_graph_def
+from tuner.model.importable import check_importable
 from tuner.model.tensorflow_error import first_line
 
 _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})$")
@@ -58,9 +59,9 @@ def freeze_checkpoint(prefix: Path, outputs: Sequence[str], *, allow_ops: bool =
 
 def _freeze_meta_graph(meta: Path, prefix: Path, outputs: Sequence[str], *, allow_ops: bool) -> FrozenGraph:
     meta_graph = _read_meta_graph(meta, prefix)
+    check_importable(meta_graph.graph_def, allow_ops=allow_ops)
     if not allow_ops:
         saver_def, graph_def = meta_graph.saver_def, meta_graph.graph_def
-        check_before_import(graph_def)
         roots = [*run_by_freezing(graph_def), saver_def.restore_op_name]
         check_before_run(graph_def, roots, restored_from=saver_def.filename_tensor_name)
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
@@ -86,8 +87,8 @@ def freeze_graph_with_checkpoint(
     if graph.suffix == ".meta":
         return _freeze_meta_graph(graph, find_prefix(checkpoint, needed=(".index",)), outputs, allow_ops=allow_ops)
     graph_def = _read_any_graph_def(graph)
+    check_importable(graph_def, allow_ops=allow_ops)
     if not allow_ops:
-        check_before_import(graph_def)
         check_before_run(graph_def, run_by_freezing(graph_def))
     prefix = find_prefix(checkpoint, needed=(".index",))
     for node in itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function)):

@@ -7,14 +7,13 @@ import tensorflow as tf
 
 from tuner.errors import ModelError
 from tuner.model.checkpoint import find_prefix, freeze_checkpoint, freeze_graph_with_checkpoint
-from tuner.model.constants import check_constants
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.model.endpoints import find_inputs, find_outputs, prune
-from tuner.model.forbidden_ops import check_before_import, check_before_run
+from tuner.model.forbidden_ops import check_before_run
 from tuner.model.freezing import VARIABLES, FrozenGraph
 from tuner.model.frozen_graph import read_graph_def
+from tuner.model.importable import check_importable
 from tuner.model.keras_model import freeze_keras_model
-from tuner.model.recursion import check_no_recursion
 from tuner.model.saved_model import freeze_saved_model
 from tuner.model.tensorflow_error import first_line
 
@@ -58,8 +57,7 @@ def read_unpruned(path: Path, outputs: Sequence[str] = (), *, allow_ops: bool = 
     """
     try:
         frozen = _read(path, _detect_format(path), outputs, allow_ops=allow_ops)
-        if not allow_ops:
-            check_before_import(frozen.graph_def)
+        check_importable(frozen.graph_def, allow_ops=allow_ops)
         return frozen
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error.__cause__
@@ -80,10 +78,7 @@ def _finish(
 ) -> tuple[tf.compat.v1.GraphDef, tuple[str, ...], tuple[str, ...]]:
     """The pruned graph, its inputs and its outputs."""
     graph_def = frozen.graph_def
-    check_constants(graph_def)
-    check_no_recursion(graph_def)
-    if not allow_ops:
-        check_before_import(graph_def)
+    check_importable(graph_def, allow_ops=allow_ops)
     with tf.Graph().as_default() as graph:
         try:
             # In place: attributes that a file leaves out because they have their default value are written in.

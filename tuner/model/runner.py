@@ -25,6 +25,8 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 
 # Without it XLA clusters nothing on a CPU, whatever a session asks for.
 _XLA_ON_CPU = "--tf_xla_cpu_global_jit"
+# NumPy's kinds of types that are no real numbers: text, truth, complex numbers.
+_NO_NUMBERS = "OSUbc"
 
 
 # Of smaller graphs it is not worth the time to give memory back.
@@ -174,8 +176,9 @@ class ModelRunner:
         masks: with their masks, pasted into the original image.
 
         Raises EvaluationError for a class that the model's `reading` does not know.
-        Raises ModelError for a model without the four detection outputs (five with masks), or with outputs of another
-        shape than [1, N, 4], [1, N], [1, N], one number, and [1, N, h, w] of masks within their boxes.
+        Raises ModelError for a model without the four detection outputs (five with masks), or with outputs that hold no
+        real numbers, or of another shape than [1, N, 4], [1, N], [1, N], one number, and [1, N, h, w] of masks within
+        their boxes.
         """
         needed = (*DETECTION_OUTPUTS, MASK_OUTPUT) if masks else DETECTION_OUTPUTS
         if any(f"{name}:0" not in self._model.outputs for name in needed):
@@ -184,6 +187,7 @@ class ModelRunner:
                 f"found {', '.join(self._model.outputs)}; need {', '.join(needed)}"
             )
         values = self.run(image[np.newaxis])
+        self._check_numbers({name: values[f"{name}:0"] for name in needed})
         boxes, scores, classes, number = (values[f"{name}:0"] for name in DETECTION_OUTPUTS)
         shapes = (boxes.shape, scores.shape, classes.shape, number.size)
         slots = scores.shape[-1] if scores.ndim else 0
@@ -204,6 +208,11 @@ class ModelRunner:
             reading.categories(np.rint(classes[0, :count]).astype(np.int64)),
             self._pasted(values[f"{MASK_OUTPUT}:0"], located, view) if masks else None,
         )
+
+    def _check_numbers(self, found: Mapping[str, NDArray[Any]]) -> None:
+        for name, values in found.items():
+            if values.dtype.kind in _NO_NUMBERS:
+                raise ModelError(f"{self._model.source}: {name} holds {tf.as_dtype(values.dtype).name}, not numbers")
 
     def _pasted(self, cropped: NDArray[Any], boxes: NDArray[np.float32], view: View) -> Masks:
         if cropped.ndim != 4 or cropped.shape[0] != 1 or cropped.shape[1] < len(boxes):

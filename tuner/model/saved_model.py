@@ -10,7 +10,6 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tuner.errors import ModelError
-from tuner.model.constants import check_constants
 from tuner.model.endpoints import (
     DETECTION_OUTPUTS,
     OPTIONAL_DETECTION_OUTPUTS,
@@ -18,9 +17,9 @@ from tuner.model.endpoints import (
     find_outputs,
     resolve_tensor,
 )
-from tuner.model.forbidden_ops import check_before_import, check_before_run, check_functions
+from tuner.model.forbidden_ops import check_before_run, check_functions
 from tuner.model.freezing import FrozenGraph, freeze_function, freeze_session, run_by_freezing
-from tuner.model.recursion import check_no_recursion
+from tuner.model.importable import check_importable
 from tuner.model.tensorflow_error import first_line
 
 _DEFAULT_SIGNATURE = "serving_default"
@@ -39,8 +38,7 @@ def freeze_saved_model(folder: Path, outputs: Sequence[str], *, allow_ops: bool 
     Raises ModelError for a damaged folder or when no signature is the obvious one.
     """
     meta_graph = _serving_graph(folder)
-    check_constants(meta_graph.graph_def)
-    check_no_recursion(meta_graph.graph_def)
+    check_importable(meta_graph.graph_def, allow_ops=allow_ops)
     if not allow_ops:
         _check_loading(meta_graph)
     key, signature = _choose_signature(meta_graph)
@@ -64,7 +62,6 @@ def _check_loading(meta_graph: MetaGraphDef) -> None:
     object graph names, since objects initialise and restore themselves by functions of theirs.
     """
     graph_def, saver_def = meta_graph.graph_def, meta_graph.saver_def
-    check_before_import(graph_def)
     if meta_graph.HasField("object_graph_def"):
         check_functions(graph_def.library, meta_graph.object_graph_def.concrete_functions)
         return

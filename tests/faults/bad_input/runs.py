@@ -28,7 +28,13 @@ MOST_BYTES = 2 * 10**9
 LIMIT_BYTES = 6 * 10**9
 
 _STDOUT, _STDERR, _SCRATCH = "stdout.txt", "stderr.txt", "scratch"
-_OF_LIBJPEG = re.compile(r"(Corrupt JPEG data|Premature end of JPEG file|Invalid (SOS|JPEG)|Inconsistent progression)")
+_OF_LIBJPEG = (
+    r"Corrupt JPEG data|Premature end of JPEG file|Invalid (SOS|JPEG)|Inconsistent progression|Empty JPEG image|"
+    r"Improper call to JPEG library|Didn't expect more than one scan|Unsupported marker type"
+)
+# What --skip-bad-records is asked to count.
+_SKIPPED = r"warning: .* bad records skipped; first: "
+_ASIDE = re.compile(f"{_OF_LIBJPEG}|{_SKIPPED}")
 _HIDDEN = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
@@ -63,8 +69,11 @@ class Ended:
 
     @property
     def _is_clear(self) -> bool:
-        """One line. libjpeg, inside TensorFlow, writes notes of its own, which nothing can stop."""
-        told = [line for line in self.errors.splitlines() if not _OF_LIBJPEG.match(line)]
+        """One line, besides the count of bad records that was asked for.
+
+        libjpeg, inside TensorFlow, writes notes of its own to the process's stderr; none can stop it.
+        """
+        told = [line for line in self.errors.splitlines() if not _ASIDE.match(line)]
         return len(told) == 1 and told[0].startswith("error: ") and len(told[0]) < 2000
 
 

@@ -1,38 +1,24 @@
 """Settings and plans drawn from their own definitions: sound ones are read back, one broken field is named."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuner.config import parse_config, pinned_yaml
+from tests.faults.bad_input.drawn_settings import TEXTS, WORDS, Place, allowed, places, required_of, sections, wrong
+from tuner.config import TuningConfig, parse_config, pinned_yaml
 from tuner.errors import ConfigError
 from tuner.precision import Dtype, Granularity, OpPrecision, Output, PrecisionPlan, RangeAlgorithm, Scheme
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
-WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
+NAMES = TEXTS.filter(len)
 COUNTS = st.integers(1, 10**6)
-# Each key of a settings file that takes one value: what it accepts, and what it does not.
-NO_NUMBER = st.one_of(st.just("many"), st.just([[]]), st.just({"a": 1}), st.just(float("nan")))
-FIELDS: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
-    "model.name": (WORDS, st.one_of(st.integers(), st.just([]), st.just({}))),
-    "model.inputs": (WORDS, st.one_of(st.integers(), st.just([1]), st.just({}))),
-    "model.outputs": (st.lists(WORDS, min_size=1, max_size=4), st.one_of(st.integers(), st.just([None]))),
-    "quantization.calibration.sampling_size": (COUNTS, st.one_of(NO_NUMBER, st.integers(max_value=0))),
-    "tuning.accuracy_criterion.relative": (
-        st.floats(1e-6, 0.9),
-        st.one_of(NO_NUMBER, st.floats(max_value=0, allow_nan=False)),
-    ),
-    "tuning.exit_policy.max_trials": (COUNTS, st.one_of(NO_NUMBER, st.integers(max_value=-1))),
-    "tuning.exit_policy.timeout": (st.integers(0, 10**6), st.one_of(NO_NUMBER, st.integers(max_value=-1))),
-    "tuning.random_seed": (st.integers(0, 2**31), st.one_of(NO_NUMBER, st.integers(max_value=-1))),
-    "evaluation.performance.warmup": (st.integers(0, 1000), st.one_of(NO_NUMBER, st.integers(max_value=-1))),
-}
-REQUIRED = "model.name"
+PLACES = list(places())
+OF_SECTIONS = [place for place in PLACES if place.section is not None]
+# A rule of several fields makes some drawings useless.
+PATIENT = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]
 PRECISIONS = st.one_of(
     st.sampled_from([OpPrecision(Dtype.FP32), OpPrecision(Dtype.BF16)]),
     st.builds(
@@ -47,38 +33,43 @@ PRECISIONS = st.one_of(
 PLANS = st.dictionaries(NAMES, PRECISIONS, max_size=8).map(PrecisionPlan)
 
 
-@st.composite
-def sound_settings(draw: st.DrawFn) -> dict[str, Any]:
-    """Some of the fields, with values that they accept."""
-    keys = [REQUIRED, *draw(st.lists(st.sampled_from(sorted(FIELDS.keys() - {REQUIRED})), unique=True))]
-    drawn: dict[str, Any] = {}
-    for key in keys:
-        put(drawn, key.split("."), draw(FIELDS[key][0]))
-    return drawn
+def test_every_field_has_a_place_and_values() -> None:
+    names = list(map(str, PLACES))
+    assert len(names) == len(set(names)) > 200
+    assert {"model.name", "tuning.exit_policy.timeout", "quantization.op_wise", "tuning.tensorboard"} <= set(names)
+    for place in PLACES:
+        assert place.field is None or allowed(place.field).validate() is None
+        assert wrong(place).validate() is None
 
 
-def put(into: dict[str, Any], keys: Sequence[str], value: object) -> None:
-    for key in keys[:-1]:
-        into = into.setdefault(key, {})
-    into[keys[-1]] = value
-
-
-@given(sound_settings())
-@settings(max_examples=60, deadline=None)
-def test_sound_settings_are_read_and_read_again(drawn: dict[str, Any]) -> None:
-    config = parse_config(yaml.safe_load(yaml.safe_dump(drawn)), "f.yaml")
+@given(st.sampled_from(OF_SECTIONS), st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=PATIENT)
+def test_a_sound_section_is_read_and_read_again(place: Place, data: st.DataObject) -> None:
+    kind = place.section
+    assert kind is not None
+    drawn = put(data.draw(st.composite(required_of)(TuningConfig)), place, data.draw(sections(kind)), data)
+    config = parse_config(yaml.safe_load(yaml.safe_dump(drawn, sort_keys=False)), "f.yaml")
     dumped = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     assert parse_config(dumped, "again.yaml") == config
 
 
-@given(sound_settings(), st.sampled_from(sorted(FIELDS)), st.data())
-@settings(max_examples=120, deadline=None)
-def test_one_broken_field_is_named_in_one_line(drawn: dict[str, Any], key: str, data: st.DataObject) -> None:
-    put(drawn, key.split("."), data.draw(FIELDS[key][1]))
+@given(sections(), st.sampled_from(PLACES), st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=PATIENT)
+def test_one_broken_field_is_named_in_one_line(drawn: dict[str, Any], place: Place, data: st.DataObject) -> None:
+    broken = put(drawn, place, data.draw(wrong(place)), data)
     with pytest.raises(ConfigError) as caught:
-        parse_config(drawn, "f.yaml")
+        parse_config(broken, "f.yaml")
     text = str(caught.value)
-    assert text.startswith(f"f.yaml: {key}") and "\n" not in text and len(text) < 600
+    assert text.startswith(f"f.yaml: {place}") and "\n" not in text and len(text) < 1500
+
+
+def put(into: dict[str, Any], place: Place, value: object, data: st.DataObject) -> dict[str, Any]:
+    """The settings with the value at its place; sections on the way there that are missing have what they need."""
+    section = into
+    for key, kind in zip(place.keys[:-1], place.sections[1:], strict=True):
+        section = section.setdefault(key, data.draw(st.composite(required_of)(kind)))
+    section[place.keys[-1]] = value
+    return into
 
 
 @given(PLANS)
