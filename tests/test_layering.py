@@ -45,15 +45,17 @@ ALLOWED: dict[str, set[str]] = {
     "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization"},
     "session": {"config", "data", "inputs", "model", "quantization", "run_record", "search"},
     "engine": {"cache", "config", "graph", "model", "precision", "quantization", "search", "trial"},
-    "meter": {"cache", "config", "criterion", "data", "evaluation", "inputs", "model", "search", "trial"},
+    "timing": {"config", "evaluation", "model"},
+    "meter": {"timing", "cache", "config", "criterion", "data", "evaluation", "inputs", "model", "search", "trial"},
     "foresight": {"cache", "config", "criterion", "engine", "meter", "model", "precision", "quantization", "search"},
     "finals": {"config", "criterion", "evaluation", "meter", "model", "precision", "search", "trial", "trial_runner"},
 }
-ALLOWED["foresight"].add("trial")
+ALLOWED["foresight"] |= {"timing", "trial"}
+ALLOWED["finals"].add("timing")
 ALLOWED["evidence"].add("run_record")
 ALLOWED["explanation"] = {"config", "criterion", "precision", "run_record", "trial"}
 ALLOWED["dashboard"] = {"report", "run_record", "study_storage"}
-ALLOWED["comparison"] = {"config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
+ALLOWED["comparison"] = {"timing", "config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
 _LOWEST.add("exclusive")

@@ -12,11 +12,12 @@ from tuner.config import AccuracyCriterion, Objective, TuningConfig
 from tuner.criterion import cost, least_loss, passes
 from tuner.errors import ModelError, QuantizationError
 from tuner.evaluation.latency import LatencyFigures
-from tuner.meter import Meter, timed_in_turns
+from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, PrecisionPlan
 from tuner.search.space import SearchSpace
+from tuner.timing import timed_in_turns
 from tuner.trial import CompletedTrial, Measurement, Proposal, Trial
 from tuner.trial_runner import TrialRunner
 

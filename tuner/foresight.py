@@ -13,7 +13,6 @@ from tuner.config import Objective, TuningConfig
 from tuner.criterion import cost
 from tuner.engine import Engine, as_failure
 from tuner.errors import ModelError, QuantizationError
-from tuner.meter import latency_threads
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import BF16, FP32, Dtype, PrecisionPlan
 from tuner.progress import Clock
@@ -24,6 +23,7 @@ from tuner.quantization.quantize import quantize
 from tuner.quantization.ranges import Ranges, first_images
 from tuner.quantization.sensitivity import measure_sensitivity
 from tuner.search.space import Foresight, SearchSpace
+from tuner.timing import latency_threads
 from tuner.trial import Measurement, Proposal
 
 SENSITIVITY_IMAGES = 4

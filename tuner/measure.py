@@ -15,12 +15,13 @@ from tuner.errors import ConfigError
 from tuner.evaluation.evaluator import measure_fully
 from tuner.evaluation.latency import measure_models
 from tuner.inputs import first_image, open_inputs, open_model
-from tuner.meter import apply_compute, make_evaluator
+from tuner.meter import make_evaluator
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import allow_xla_on_cpu, grey_image
 from tuner.progress import Clock, Progress, Silent
 from tuner.report.speed import TimedRun
+from tuner.timing import apply_compute
 from tuner.trial import Measurement
 
 

@@ -1,18 +1,16 @@
-"""What measures graphs in this run: accuracy as the settings want it, and latencies side by side."""
+"""What measures graphs in this run: accuracy as the settings want it, latency, and what is kept of both."""
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.cache import Cache
-from tuner.config import ComputeConfig, Objective, TuningConfig
+from tuner.config import Objective, TuningConfig
 from tuner.criterion import cost, loss, passes
 from tuner.data.dataset import DetectionDataset
 from tuner.errors import ConfigError, EvaluationError
@@ -20,23 +18,15 @@ from tuner.evaluation.coco_map import IouType
 from tuner.evaluation.early_rejection import EarlyRejection, LossInterval, LossLimit, loss_interval
 from tuner.evaluation.evaluator import CocoEvaluator, Evaluator, FunctionEvaluator, measure_fully
 from tuner.evaluation.footprint import measure_footprint
-from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_in_pairs, measure_models
 from tuner.evaluation.match_records import MatchRecords
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.progress import Progress
 from tuner.search.space import Outcome
+from tuner.timing import apply_compute, latency_threads
 from tuner.trial import CompletedTrial, Confirmation, Measurement, RejectedTrial, Rejection, Trial
 
 _log = logging.getLogger(__name__)
-
-# Graphs are timed side by side for about so long, from at least and at most so many runs each.
-COMPARISON_S = 10.0
-FEWEST_COMPARED, MOST_COMPARED = 5, 100
-# Above so many bytes in all, they are timed two at a time: a session takes six times the size of its graph, and more
-# while it starts.
-MOST_BYTES_AT_ONCE = 200_000_000
-
 
 _Records = Mapping[IouType, MatchRecords]
 _CACHED_AS = {IouType.BBOX: "detections", IouType.SEGM: "masks"}
@@ -269,40 +259,3 @@ def iou_types(config: TuningConfig) -> tuple[IouType, ...]:
     """What the criterion compares: boxes, masks, or both."""
     asked = config.evaluation.accuracy.iou_type
     return tuple(IouType) if asked == "both" else (IouType(asked),)
-
-
-def timed_in_turns(
-    config: TuningConfig, graphs: Sequence[DetectionModel], image: NDArray[Any], round_ms: float
-) -> list[LatencyFigures]:
-    """The latencies of graphs that take turns, so that a busy machine meets all alike.
-
-    image: [1, H, W, 3]. round_ms: about how long one run of each takes in all.
-    """
-    performance = config.evaluation.performance
-    threads, inter_threads = latency_threads(config)
-    fitting = iterations_within(COMPARISON_S, round_ms, fewest=FEWEST_COMPARED, most=MOST_COMPARED)
-    measure = partial(
-        measure_models,
-        images=image,
-        threads=threads,
-        inter_threads=inter_threads,
-        warmup=performance.warmup,
-        iterations=performance.iteration if performance.iteration > 0 else fitting,
-    )
-    at_once = sum(graph.size_bytes for graph in graphs) <= MOST_BYTES_AT_ONCE
-    return measure(graphs) if at_once else measure_in_pairs(graphs, measure)
-
-
-def latency_threads(config: TuningConfig) -> tuple[int, int]:
-    """Threads inside one operator and for independent ones, where speed is measured; 0 for TensorFlow's own choice."""
-    return apply_compute(config.evaluation.performance.configs)
-
-
-def apply_compute(compute: ComputeConfig) -> tuple[int, int]:
-    """Threads inside one operator and for independent ones, 0 for TensorFlow's own choice.
-
-    kmp_blocktime goes to the process environment, where an OpenMP build of oneDNN reads it.
-    """
-    if compute.kmp_blocktime is not None:
-        os.environ["KMP_BLOCKTIME"] = str(compute.kmp_blocktime)
-    return compute.intra_num_of_threads or compute.cores_per_instance or 0, compute.inter_num_of_threads or 0

@@ -20,10 +20,11 @@ from tuner.evaluation.inference import choose_instances, detect_images
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
 from tuner.evaluation.match_records import match_records
 from tuner.inputs import Inputs, open_inputs, open_model, with_labels
-from tuner.meter import COMPARISON_S, FEWEST_COMPARED, MOST_COMPARED, apply_compute, iou_types, latency_threads
+from tuner.meter import iou_types
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.progress import Clock, Progress
+from tuner.timing import COMPARISON_S, FEWEST_COMPARED, MOST_COMPARED, apply_compute, latency_threads
 
 SCHEMA = 1
 
