@@ -94,6 +94,8 @@ def test_accepted_yaml(content: str, tmp_path: Path) -> None:
         (b"model: \0", "not YAML: unacceptable character #x0000"),
         (b"#" * 1_000_001, "larger than 1000000 bytes"),
         ("[" * 5000, "nested too deeply"),
+        ('model: {name: "\\ud83d"}', "line 1, column 15: half of a character"),
+        ('"\\ude00": 1', "line 1, column 1: half of a character"),
         ("a: &a [1]\nb: [" + "*a," * 31 + "]", "not YAML: more than 30 aliases"),
         ("model: &a [*a]", "model: got [["),
         ("model: {name: " + "9" * 5000 + "}", "not YAML: Exceeds the limit"),
@@ -106,6 +108,10 @@ def test_refused_yaml(content: str | bytes, message: str, tmp_path: Path) -> Non
         load(tmp_path, content)
     text = str(caught.value)
     assert text.startswith(f"{tmp_path}/f.yaml: ") and message in text and "\n" not in text and len(text) < 600
+
+
+def test_a_character_that_json_writes_as_two_halves(tmp_path: Path) -> None:
+    assert load(tmp_path, r'{"model": {"name": "\ud83d\ude00 é \u4e2d"}}').model.name == "😀 é 中"
 
 
 def test_nested_aliases_end_soon(tmp_path: Path) -> None:

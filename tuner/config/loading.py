@@ -121,6 +121,14 @@ class _StrictLoader(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text: str = super().construct_scalar(node)
+        try:
+            # JSON writes some characters as two halves.
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.MarkedYAMLError(problem="half of a character", problem_mark=node.start_mark) from None
+
 
 _EXPECTED = {
     "bool_type": "true or false",

@@ -15,15 +15,17 @@ OPTIONAL_DETECTION_OUTPUTS = (MASK_OUTPUT,)
 # A graph's sinks include its bookkeeping: these results are never what a detector says about an image.
 _NOT_RESULTS = ("Const", "NoOp", "Assert", "Assign", "Apply", "ResourceApply", "Print", "Save", "Restore")
 
+_MOST_DIGITS = 10  # of the number of an op's output
+
 
 def resolve_tensor(graph: tf.Graph, name: str, role: str) -> str:
     """The full tensor name of `name`, which may lack its ":0". Raises ModelError with the nearest names."""
     node, _, index = name.removeprefix("^").partition(":")
     try:
         operation = graph.get_operation_by_name(node)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):  # of the last: half a character, as of a damaged command line
         raise ModelError(f"{role} {name!r} is not in the graph{_nearest(node, graph)}") from None
-    position = int(index) if index.isdigit() else 0 if not index else -1
+    position = int(index) if index.isdecimal() and len(index) < _MOST_DIGITS else 0 if not index else -1
     if not 0 <= position < len(operation.outputs):
         raise ModelError(f"{role} {name!r}: the op {operation.type} has {len(operation.outputs)} outputs, from 0 on")
     return f"{node}:{position}"

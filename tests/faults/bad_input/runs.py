@@ -30,7 +30,7 @@ LIMIT_BYTES = 6 * 10**9
 _STDOUT, _STDERR, _SCRATCH = "stdout.txt", "stderr.txt", "scratch"
 _OF_LIBJPEG = (
     r"Corrupt JPEG data|Premature end of JPEG file|Invalid (SOS|JPEG)|Inconsistent progression|Empty JPEG image|"
-    r"Improper call to JPEG library|Didn't expect more than one scan|Unsupported marker type"
+    r"Improper call to JPEG library|Didn't expect more than one scan|Unsupported marker type|Bogus "
 )
 # What --skip-bad-records is asked to count.
 _SKIPPED = r"warning: .* bad records skipped; first: "
