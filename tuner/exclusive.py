@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,7 @@ from typing import IO, Any
 from tuner.errors import TunerError
 
 _DRIVER = "driver.json"
+_STUDY = "study.db"
 # Between having the lock and saying who has it lies a write of some bytes.
 _PATIENCE_S = 2.0
 
@@ -36,18 +37,40 @@ def no_link(path: str, flags: int) -> int:
 
 
 @contextmanager
-def only_driver(workspace: Path) -> Iterator[None]:
+def only_driver(workspace: Path, study: Path | None = None) -> Iterator[None]:
     """Keep the folder for this process: two runs in one workspace would each spoil the record of the other.
+
+    study: a file with the run's record, which is kept too, wherever it is, by a file beside it.
 
     The lock is the system's, so it goes with the process, however that ends, and with a restart of the machine; nothing
     stale is left to be judged. The file says whose it is. The folder is made where it is missing.
 
     Raises TunerError when the folder cannot be written, and when another process has it, with its number and start.
     """
-    path = workspace / _DRIVER
-    with _driver_file(path) as file:
+    driver = workspace / _DRIVER
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TunerError(f"{workspace}: cannot be used as workspace: {error.strerror or error}") from error
+    with ExitStack() as held:
+        held.enter_context(_only_one(driver, workspace, "a --workspace"))
+        # A study in its workspace is kept with that.
+        if study is not None and (beside := _lock_of(study)) != driver.resolve():
+            held.enter_context(_only_one(beside, study, "another --storage"))
+        yield
+
+
+def _lock_of(study: Path) -> Path:
+    """What is locked for a study; for the one of a workspace, what is locked for that."""
+    return study.resolve().with_name(_DRIVER if study.name == _STUDY else f"{study.name}.{_DRIVER}")
+
+
+@contextmanager
+def _only_one(path: Path, place: Path, flag: str) -> Iterator[None]:
+    """Lock a file that says whose `place` is. flag: what else may be named, for an error message."""
+    with _driver_file(path, place, flag.split("--")[1]) as file:
         if not _is_locked(file, path):
-            raise TunerError(f"{workspace}: another run works there{_whose(path)}; wait for it, or name a --workspace")
+            raise TunerError(f"{place}: another run works there{_whose(path)}; wait for it, or name {flag}")
         try:
             _say_whose(file)
             yield
@@ -55,12 +78,11 @@ def only_driver(workspace: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def _driver_file(path: Path) -> IO[str]:
+def _driver_file(path: Path, place: Path, purpose: str) -> IO[str]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a+", opener=no_link, encoding="utf-8")
     except OSError as error:
-        raise TunerError(f"{path.parent}: cannot be used as workspace: {error.strerror or error}") from error
+        raise TunerError(f"{place}: cannot be used as {purpose}: {error.strerror or error}") from error
 
 
 def _is_locked(file: IO[Any], path: Path) -> bool:

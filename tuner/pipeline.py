@@ -40,6 +40,7 @@ from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
 from tuner.session import environment, hash_images, identity, remove_leftovers_of_kills, run_facts
 from tuner.study import open_study
+from tuner.study_storage import only_driver_on, sqlite_file
 from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
 
@@ -185,8 +186,8 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
 
 @contextmanager
 def _only_run(job: TuningJob) -> Iterator[None]:
-    """Keep the workspace for this run; what a killed one left half written goes."""
-    with only_driver(job.workspace):
+    """Keep the workspace and the study for this run; what a killed one left half written goes."""
+    with only_driver(job.workspace, sqlite_file(job.storage_url)), only_driver_on(job.storage_url):
         remove_leftovers_of_kills(job.workspace, job.output_model)
         yield
 

@@ -14,16 +14,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
 
-from tuner.errors import ConfigError, TunerError
+from tuner.errors import ConfigError
 from tuner.files import json_sha256
 from tuner.precision import PrecisionPlan
 from tuner.study_storage import (
     STORAGE_ERRORS,
     connect,
-    first_line,
     hush_optuna,
+    shown_storage,
     storage_errors,
     study_name,
     study_numbers,
@@ -102,6 +101,7 @@ class Study:
         return int(trial.number)
 
     @property
+    @storage_errors()
     def deadly(self) -> set[Proposal]:
         """The proposals in whose trials the process ended MOST_DEATHS times without a chance to say so.
 
@@ -185,7 +185,7 @@ class StudyRecord:
 def read_study(storage: str) -> StudyRecord | None:
     """The latest study on a storage, None where there is none. Raises TunerError when the storage cannot be read."""
     hush_optuna()
-    try:
+    with storage_errors(f"{shown_storage(storage)}: cannot be read"):
         backend = connect(storage)
         numbers = study_numbers(backend)
         if not numbers:
@@ -194,8 +194,6 @@ def read_study(storage: str) -> StudyRecord | None:
         ended_s = _ended_s(study)
         record = Study(study, 0.0)
         return StudyRecord(study.user_attrs.get("identity", {}), record.baseline, record.trials, ended_s)
-    except STORAGE_ERRORS as error:
-        raise TunerError(f"{storage}: cannot be read: {first_line(error)}") from error
 
 
 def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) -> Study:
@@ -206,27 +204,26 @@ def open_study(storage: str, identity: Mapping[str, object], *, resume: bool) ->
     TunerError when the storage cannot be opened.
     """
     hush_optuna()
-    try:
+    shown = shown_storage(storage)
+    with storage_errors(f"{shown}: cannot be used as storage"):
         backend = connect(storage)
         numbers = study_numbers(backend)
         if resume and numbers:
             study = optuna.load_study(study_name=study_name(numbers[-1]), storage=backend)
             if study.user_attrs or study.get_trials(deepcopy=False):
-                _check_identity(storage, study.user_attrs.get("identity", {}), identity)
+                _check_identity(shown, study.user_attrs.get("identity", {}), identity)
             else:
                 # A run was killed between making it and saying what it is of.
                 _begin(study, identity)
         else:
             if resume:
-                where = make_url(storage).render_as_string().removeprefix("sqlite:///")
+                where = shown.removeprefix("sqlite:///")
                 _log.warning("--resume: nothing to go on from in %s; a new search starts", where)
             name = study_name(numbers[-1] + 1 if numbers else 1)
             better = StudyDirection.MINIMIZE if lower_is_better(identity) else StudyDirection.MAXIMIZE
             study = optuna.create_study(study_name=name, storage=backend, directions=[StudyDirection.MINIMIZE, better])
             _begin(study, identity)
         return Study(study, max(_ended_s(study).values(), default=0.0))
-    except STORAGE_ERRORS as error:
-        raise TunerError(f"{storage}: cannot be used as storage: {first_line(error)}") from error
 
 
 def _begin(study: optuna.Study, identity: Mapping[str, object]) -> None:
@@ -258,11 +255,11 @@ def _attributes_sha256(number: int, attributes: Mapping[str, Any]) -> str:
     return json_sha256([number, {name: value for name, value in attributes.items() if name != "sha256"}])
 
 
-def _check_identity(storage: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+def _check_identity(shown: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
     for key, value in expected.items():
         if found.get(key) != value:
             raise ConfigError(
-                f"{storage}: cannot be resumed: its {key} is {found.get(key)!r}, this run's is {value!r}; "
+                f"{shown}: cannot be resumed: its {key} is {found.get(key)!r}, this run's is {value!r}; "
                 "start anew with --fresh, or in another --workspace"
             )
 
