@@ -27,6 +27,8 @@ PERMISSIVE = {
 OPEN_FILES = {
     **dict.fromkeys(("certifi", "hypothesis", "pathspec", "tqdm"), "MPL-2.0"),
 }
+# The same of the whole library; it comes only with the extra that asks for it.
+OPEN_LIBRARY = dict.fromkeys(("psycopg", "psycopg-binary"), "LGPL-3.0-only")
 # Their metadata is silent; so say the licence files that they install.
 SAID_IN_FILE = {"faster-coco-eval": "Apache-2.0", "namex": "Apache-2.0"}
 # How metadata of before SPDX calls them.
@@ -156,7 +158,7 @@ def test_keras_is_as_new_as_its_safe_mode_has_to_be() -> None:
 def test_licences_are_known_and_permissive(name: str) -> None:
     words = set(re.findall(r"[\w.-]+", licence(name))) - {"AND", "OR"}
     assert words, "no licence is known"
-    assert words <= PERMISSIVE | {OPEN_FILES.get(name, "")}
+    assert words <= PERMISSIVE | {OPEN_FILES.get(name, ""), OPEN_LIBRARY.get(name, "")}
 
 
 def test_the_page_tells_what_is_pinned_and_every_direct_dependency() -> None:
