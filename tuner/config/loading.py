@@ -121,7 +121,7 @@ class _StrictLoader(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         text: str = super().construct_scalar(node)
         try:
             # JSON writes some characters as two halves.
