@@ -54,7 +54,7 @@ def test_a_sound_section_is_read_and_read_again(place: Place, data: st.DataObjec
 
 
 @given(sections(), st.sampled_from(PLACES), st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=PATIENT)
+@settings(max_examples=200, deadline=None, suppress_health_check=PATIENT)
 def test_one_broken_field_is_named_in_one_line(drawn: dict[str, Any], place: Place, data: st.DataObject) -> None:
     broken = put(drawn, place, data.draw(wrong(place)), data)
     with pytest.raises(ConfigError) as caught:
