@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "criterion": {"config", "trial"},
     "terms": {"config", "criterion", "precision", "trial"},
     "study_storage": set(),
-    "study": {"precision", "study_storage", "terms", "trial", "search"},
+    "trial_records": {"precision", "trial"},
+    "study": {"trial_records", "study_storage", "terms", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "evaluation", "precision", "run_record", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
@@ -75,7 +76,7 @@ ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
 _TENSORFLOW_ROOMS = ("model/", "data/", "graph/", "quantization/", "export/")
 DOORS: dict[str, tuple[str, ...]] = {
     "neural_compressor": ("quantization/inc_adapter.py",),
-    "optuna": ("search/", "search.py", "study/", "study.py", "study_storage.py"),
+    "optuna": ("search/", "search.py", "study/", "study.py", "study_storage.py", "trial_records.py"),
     "optuna_dashboard": ("dashboard.py",),
     "pycocotools": ("evaluation/coco_map.py", "masks.py"),
     "faster_coco_eval": ("evaluation/coco_map.py",),

@@ -205,6 +205,7 @@ class Meter:
         return [
             _CACHED_AS[iou_types(self._config)[0]],
             self._identity,
+            ", ".join(iou_types(self._config)),
             f"{tuning.confirm:g}",
             str(tuning.random_seed),
             *self._environment,

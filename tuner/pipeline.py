@@ -185,6 +185,15 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
 
 
 @contextmanager
+def _interrupts_go_on() -> Iterator[None]:
+    """Once a search was made, Ctrl-C says that --resume repeats nothing of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
+
+
+@contextmanager
 def _only_run(job: TuningJob) -> Iterator[None]:
     """Keep the workspace and the study for this run; what a killed one left half written goes."""
     with only_driver(job.workspace, sqlite_file(job.storage_url)), only_driver_on(job.storage_url):
@@ -217,6 +226,7 @@ def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Me
         return STOPPED
 
 
+@_interrupts_go_on()
 def _hand_over(
     job: TuningJob,
     runner: TrialRunner,
@@ -259,6 +269,7 @@ def _export(job: TuningJob, trial: CompletedTrial, graph: DetectionModel, clock:
         stage.note(str(job.output_model))
 
 
+@_interrupts_go_on()
 def _report(
     job: TuningJob,
     result: TuningResult,

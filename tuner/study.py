@@ -13,11 +13,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from tuner.errors import ConfigError
 from tuner.files import json_sha256
-from tuner.precision import PrecisionPlan
 from tuner.study_storage import (
     STORAGE_ERRORS,
     connect,
@@ -28,13 +27,12 @@ from tuner.study_storage import (
     study_numbers,
 )
 from tuner.terms import CHOICES, MOST_IMAGES, describe_proposal, describe_trial, lower_is_better
-from tuner.trial import CompletedTrial, FailedTrial, Measurement, Proposal, RejectedTrial, Rejection, Trial
+from tuner.trial import FailedTrial, Measurement, Proposal, RejectedTrial, Trial
+from tuner.trial_records import ENDINGS, attributes_sha256, is_damaged, read_trial, read_unfinished
 
 _log = logging.getLogger(__name__)
 
 MOST_DEATHS = 3
-# What a finished trial has one of; without, it was cut off.
-_ENDINGS = {"cause", "measurement", "rejection"}
 # Each proposal in terms that plots understand. Optuna wants the choices of a name to be the same in all of a study.
 _DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
     "int8_share": FloatDistribution(0, 1),
@@ -79,9 +77,9 @@ class Study:
         found of a trial is recorded last, so where it is known the trial is finished, told to Optuna or not.
         """
         for trial in self._study.get_trials(deepcopy=False):
-            is_finished = trial.state.is_finished() or _ENDINGS & trial.user_attrs.keys()
+            is_finished = trial.state.is_finished() or ENDINGS & trial.user_attrs.keys()
             if is_finished and trial.number not in self._finished:
-                self._finished[trial.number] = _read_trial(trial)
+                self._finished[trial.number] = read_trial(trial)
         return [trial for _, trial in sorted(self._finished.items()) if trial is not None]
 
     @property
@@ -108,14 +106,11 @@ class Study:
         A kernel may crash it, or the system end it for want of memory; once or twice may be chance.
         """
         deaths = Counter(
-            Proposal.from_json(trial.user_attrs["proposal"])
+            read_unfinished(trial)
             for trial in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-            if trial.number not in self._running
-            and "proposal" in trial.user_attrs
-            and not _ENDINGS & trial.user_attrs.keys()
-            and "abandoned" not in trial.user_attrs
+            if trial.number not in self._running and "abandoned" not in trial.user_attrs
         )
-        return {proposal for proposal, count in deaths.items() if count >= MOST_DEATHS}
+        return {one for one, count in deaths.items() if one is not None and count >= MOST_DEATHS}
 
     def abandon(self, number: int) -> None:
         """A trial ends unfinished for a reason that is not its plan's."""
@@ -150,7 +145,7 @@ class Study:
         self._study.tell(running, values[: len(self._study.directions)])
 
     def _seal(self, running: optuna.Trial) -> None:
-        running.set_user_attr("sha256", _attributes_sha256(running.number, running.user_attrs))
+        running.set_user_attr("sha256", attributes_sha256(running.number, running.user_attrs))
 
 
 class _AsProposed(optuna.samplers.BaseSampler):
@@ -239,20 +234,10 @@ def _ended_s(study: optuna.Study) -> dict[int, float]:
     for trial in study.get_trials(deepcopy=False):
         dated_s = 0.0 if trial.duration is None else max(0.0, trial.duration.total_seconds())
         kept_s = trial.user_attrs.get("search_s")
-        if not _is_damaged(trial):
+        if not is_damaged(trial):
             spent_s = max(spent_s, spent_s + dated_s if kept_s is None else kept_s)
         ended_s[trial.number] = spent_s
     return ended_s
-
-
-def _is_damaged(trial: FrozenTrial) -> bool:
-    """Whether a trial is not what was recorded; one from before there were checksums is believed."""
-    sealed = trial.user_attrs.get("sha256")
-    return sealed is not None and sealed != _attributes_sha256(trial.number, trial.user_attrs)
-
-
-def _attributes_sha256(number: int, attributes: Mapping[str, Any]) -> str:
-    return json_sha256([number, {name: value for name, value in attributes.items() if name != "sha256"}])
 
 
 def _check_identity(shown: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
@@ -262,23 +247,3 @@ def _check_identity(shown: str, found: Mapping[str, object], expected: Mapping[s
                 f"{shown}: cannot be resumed: its {key} is {found.get(key)!r}, this run's is {value!r}; "
                 "start anew with --fresh, or in another --workspace"
             )
-
-
-def _read_trial(trial: FrozenTrial) -> Trial | None:
-    """A finished trial; None where it was cut off, or its record is damaged."""
-    attributes: dict[str, Any] = trial.user_attrs
-    if _is_damaged(trial):
-        _log.warning("trial %d is left out: its record is damaged", trial.number)
-        return None
-    if not _ENDINGS & attributes.keys():
-        return None
-    proposal = Proposal.from_json(attributes["proposal"])
-    if "cause" in attributes:
-        return FailedTrial(trial.number, proposal, attributes["cause"])
-    made = PrecisionPlan.from_json(attributes["applied"]), attributes["graph_sha256"]
-    quantize_s = attributes["quantize_s"]
-    if "rejection" in attributes:
-        rejection = Rejection.from_json(attributes["rejection"])
-        return RejectedTrial(trial.number, proposal, *made, rejection, quantize_s)
-    measurement = Measurement.from_json(attributes["measurement"])
-    return CompletedTrial(trial.number, proposal, *made, measurement, quantize_s)

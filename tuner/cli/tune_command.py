@@ -1,9 +1,10 @@
 """Tuning: arguments in, one call of the pipeline, a table and an exit code out."""
 
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -180,9 +181,11 @@ def tune(
     start = Start(Path.cwd(), context.obj)
     if json_lines:
         lines = JsonLines(steady(sys.stdout))
-        return _told_in_json(lambda progress: pipeline.tune(job, progress), lines, folder, start)
+        with _signals_end_in_order():
+            return _told_in_json(lambda progress: pipeline.tune(job, progress), lines, folder, start)
     try:
-        result = pipeline.tune(job, progress_on(console, quiet=quiet))
+        with _signals_end_in_order():
+            result = pipeline.tune(job, progress_on(console, quiet=quiet))
     except KeyboardInterrupt as stop:
         _tell_how_to_go_on(start.command(resume=bool(stop.args)))
         raise
@@ -190,6 +193,20 @@ def tune(
     if EXIT_CODES[result.status.value] == INTERRUPTED:
         _tell_how_to_go_on(start.command(resume=True))
     return EXIT_CODES[result.status.value]
+
+
+@contextmanager
+def _signals_end_in_order() -> Iterator[None]:
+    """Let `kill`, and a terminal that closes, end a run as Ctrl-C does; what `nohup` has it ignore stays ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    caught = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def check_constants(graph_def: tf.compat.v1.GraphDef) -> None:
         if (content_bytes and item_bytes and content_bytes != count * item_bytes) or given > 2 * count:
             raise ModelError(f"constant {name!r} does not hold the {count} values of its shape {sizes}")
         if not content_bytes:
-            repeated_bytes += (count - given) * max(item_bytes or 0, 1)
+            repeated_bytes += max(count - given, 0) * max(item_bytes or 0, 1)
         if repeated_bytes > MOST_REPEATED_BYTES:
             raise ModelError(
                 f"constant {name!r} of shape {sizes} repeats one value: with those before it "
