@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": set(),
     "masks": set(),
     "exclusive": set(),
+    "storage_url": set(),
     "download": {"exclusive"},
     "detections": {"masks"},
     "entry_point": set(),
@@ -33,9 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data", "detections", "masks", "model", "trial"},
     "criterion": {"config", "trial"},
     "terms": {"config", "criterion", "precision", "trial"},
-    "study_storage": set(),
+    "study_storage": {"storage_url"},
     "trial_records": {"precision", "trial"},
-    "study": {"trial_records", "study_storage", "terms", "trial", "search"},
+    "study": {"storage_url", "trial_records", "study_storage", "terms", "trial", "search"},
     "export": {"graph", "model", "precision", "quantization"},
     "report": {"config", "criterion", "evaluation", "precision", "run_record", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
@@ -44,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "trial_runner": {"engine", "model", "study", "trial"},
     "run_record": {"cache", "config", "criterion", "evaluation", "study", "trial"},
     "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization"},
-    "session": {"config", "data", "inputs", "model", "quantization", "run_record", "search"},
+    "session": {"storage_url", "config", "data", "inputs", "model", "quantization", "run_record", "search"},
     "engine": {"cache", "config", "graph", "model", "precision", "quantization", "search", "trial"},
     "timing": {"config", "evaluation", "model"},
     "meter": {"timing", "cache", "config", "criterion", "data", "evaluation", "inputs", "model", "search", "trial"},
@@ -59,7 +60,7 @@ ALLOWED["dashboard"] = {"report", "run_record", "study_storage"}
 ALLOWED["comparison"] = {"timing", "config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
-_LOWEST.add("exclusive")
+_LOWEST |= {"exclusive", "storage_url"}
 for _room in set(ALLOWED) - _LOWEST:
     ALLOWED[_room].add("progress")
 ALLOWED["job"] = {"config", "data", "evaluation", "report"}
@@ -68,6 +69,7 @@ ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
     *("config", "data", "download", "export", "graph", "inputs", "job", "measure", "model", "pipeline", "precision"),
     *("comparison", "dashboard", "explanation", "progress", "report", "run_record", "summary", "untuned"),
+    "storage_url",
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import make_url
 
 from tuner.config import TuningConfig
 from tuner.files import remove_leftovers
@@ -24,6 +23,7 @@ from tuner.model.detection_model import DetectionModel
 from tuner.quantization.cpu import CpuFeatures
 from tuner.run_record import RunFacts
 from tuner.search.space import SearchSpace
+from tuner.storage_url import shown_storage
 
 # What a run writes in its workspace, and in the folders of its cache.
 _WRITTEN = r"(?:run|result)\.json|plan\.yaml|report\.html"
@@ -92,14 +92,14 @@ def run_facts(
 ) -> RunFacts:
     """What a workspace tells of its run. paths: of input and output model; the rest is as in `RunFacts`."""
     versions = {name: importlib.metadata.version(name) for name in ("tuner", "numpy", "optuna", "pycocotools")}
-    shown, images = make_url(storage), inputs.evaluation
+    shown, images = shown_storage(storage), inputs.evaluation
     return RunFacts(
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=_command(storage, shown.render_as_string()),
+        command=_command(storage, shown),
         folder=str(Path.cwd()),
         input_model=str(paths[0].absolute()),
         output_model=str(paths[1].absolute()),
-        storage=shown.render_as_string(),
+        storage=shown,
         settings=config.model_dump(mode="json", by_alias=True, exclude_unset=True),
         environment={**run_identity, "system": platform.platform(), "Python": platform.python_version(), **versions},
         float_ops=dict(float_ops),
@@ -108,12 +108,12 @@ def run_facts(
     )
 
 
-def _command(storage: str, shown_storage: str) -> str:
+def _command(storage: str, shown: str) -> str:
     """What was typed, a password in the storage's URL hidden; of a Python program, how it was started."""
     program = Path(sys.argv[0])
     of_tuner = program.name == "tuner" or program.parts[-2:] == ("tuner", "__main__.py")
     begin = ["tuner"] if of_tuner else ["python", str(program)]
-    return shlex.join([*begin, *sys.argv[1:]]).replace(storage, shown_storage)
+    return shlex.join([*begin, *(one.replace(storage, shown) for one in sys.argv[1:])])
 
 
 def remove_leftovers_of_kills(workspace: Path, output_model: Path) -> None:

@@ -17,11 +17,11 @@ from optuna.trial import TrialState
 
 from tuner.errors import ConfigError
 from tuner.files import json_sha256
+from tuner.storage_url import shown_storage
 from tuner.study_storage import (
     STORAGE_ERRORS,
     connect,
     hush_optuna,
-    shown_storage,
     storage_errors,
     study_name,
     study_numbers,

@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from tuner.errors import ConfigError, TunerError
+from tuner.storage_url import HIDDEN, shown_storage
 
 # What Optuna and SQLAlchemy raise of a damaged database; a RuntimeError of one that another Optuna made.
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError, CommandError)
@@ -52,7 +53,6 @@ _WHOSE = f"""
     WHERE datname = current_database() AND locktype = 'advisory' AND classid = {_LOCK} AND objsubid = 2 AND granted
 """
 _INSTALL = "pip install 'tuner[postgresql]'"
-_HIDDEN = "***"
 # URL without password -> the password that this process was given; what is written of a run has none.
 _passwords: dict[URL, str] = {}
 
@@ -64,12 +64,6 @@ def storage_errors(what: str = "the run's record cannot be used") -> Iterator[No
         yield
     except STORAGE_ERRORS as error:
         raise TunerError(f"{what}: {first_line(error)}") from error
-
-
-def shown_storage(storage: str) -> str:
-    """A storage's URL as it may be printed: without its password, be the URL well formed or not."""
-    hidden = re.sub(r"^([^:]*://[^:/]*):.*@", rf"\1:{_HIDDEN}@", storage, flags=re.DOTALL)
-    return re.sub(r"([?&]\w*password=)[^&]*", rf"\1{_HIDDEN}", hidden)
 
 
 def sqlite_file(storage: str) -> Path | None:
@@ -144,7 +138,7 @@ def _address(storage: str) -> URL:
     if url.password is None:
         return url
     bare = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
-    if url.password != _HIDDEN:
+    if url.password != HIDDEN:
         _passwords[bare] = str(url.password)
         return url
     return url.set(password=_passwords[bare]) if bare in _passwords else bare

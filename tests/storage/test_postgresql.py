@@ -21,8 +21,9 @@ from tuner import pipeline, study_storage
 from tuner.errors import TunerError
 from tuner.exclusive import only_driver
 from tuner.run_record import read_run
+from tuner.storage_url import shown_storage
 from tuner.study import open_study, read_study
-from tuner.study_storage import only_driver_on, open_storage, shown_storage, sqlite_file
+from tuner.study_storage import only_driver_on, open_storage, sqlite_file
 
 if TYPE_CHECKING:
     from tests.storage.conftest import Server
@@ -121,7 +122,8 @@ def test_a_run_is_shown_and_goes_on_and_its_password_is_nowhere(
     assert not (workspace / "study.db").exists()
 
     output.unlink()
-    again = tuner(*arguments, "--resume", "--quiet")
+    again = tuner(*arguments, "--resume", "--json-lines")
+    assert f"--storage '{shown_storage(url)}'" in again.out
     assert (again.code, sha256(output), read_study(url)) == (0, written, study)
 
     # As in another process: run.json has no password.
@@ -138,7 +140,7 @@ def test_a_run_is_shown_and_goes_on_and_its_password_is_nowhere(
     said = [first, again, without, *shown]
     assert "s3cret" not in "".join(one.out + one.err for one in said)
     files_left = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert f"--storage {shown_storage(url)}" in read_run(workspace).facts.command
+    assert f"--storage '{shown_storage(url)}'" in read_run(workspace).facts.command
     assert workspace / "run.json" in files_left
     assert [path for path in files_left if b"s3cret" in path.read_bytes()] == []
 

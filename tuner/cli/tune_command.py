@@ -36,6 +36,7 @@ from tuner.errors import ConfigError, TunerError
 from tuner.progress import Progress
 from tuner.report.result import TuningResult, result_json
 from tuner.report.table import tuning_table
+from tuner.storage_url import shown_storage
 
 NOT_ACCEPTED, INTERRUPTED = 3, 130
 EXIT_CODES = {"accepted": 0, "best_effort": NOT_ACCEPTED, "failed": NOT_ACCEPTED, "interrupted": INTERRUPTED}
@@ -211,19 +212,28 @@ def _signals_end_in_order() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Start:
-    """How a run was started. folder: the current one. arguments: of the process, the program first."""
+    """How a run was started. folder: the current one. arguments: of the process, the program first.
+
+    A password in --storage is not told.
+    """
 
     folder: Path
     arguments: Sequence[str]
 
     def command(self, *, resume: bool) -> str:
         """The line for a shell that starts the run again; with `resume` it goes on."""
-        program, *rest = self.arguments
+        program, *rest = map(_shown, self.arguments)
         if rest and Path(rest[0]).name == "tuner":
             program, *rest = rest  # a script that an interpreter was given
         if resume:
             rest = [*(one for one in rest if one not in ("--fresh", "--resume")), "--resume"]
         return f"cd {shlex.quote(str(self.folder))} && {shlex.join([program, *rest])}"
+
+
+def _shown(argument: str) -> str:
+    """An argument as it may be printed."""
+    flag, joined, value = argument.rpartition("--storage=")
+    return argument if flag else joined + shown_storage(value)
 
 
 def _told_in_json(run: Callable[[Progress], TuningResult], lines: JsonLines, folder: Path, start: Start) -> int:
