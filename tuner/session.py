@@ -64,8 +64,8 @@ def identity(
         "early rejection": f"alpha {tuning.early_rejection_alpha:g}",
         "share for confirmation": f"{tuning.confirm:g}",
         "int8_only": str(config.quantization.int8_only).lower(),
-        "accuracy configs": config.evaluation.accuracy.configs.model_dump_json()
-        + ("" if config.evaluation.accuracy.iou_type == "bbox" else f", {config.evaluation.accuracy.iou_type}"),
+        "iou_type": config.evaluation.accuracy.iou_type,
+        "accuracy configs": config.evaluation.accuracy.configs.model_dump_json(),
         **environment(config, features),
     }
 
