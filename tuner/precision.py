@@ -1,7 +1,5 @@
 """A per-operator precision decision as a value: what one operator computes in, and the plan of all of them."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tuner.errors import ConfigError
+from tuner.files import json_sha256
 
 
 class Dtype(StrEnum):
@@ -147,7 +146,7 @@ class PrecisionPlan(Mapping[str, OpPrecision]):
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the canonical JSON form: equal plans have equal hashes on any machine."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        return json_sha256(self.to_json())
 
     @property
     def is_float(self) -> bool:

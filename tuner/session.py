@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config import TuningConfig
-from tuner.files import remove_leftovers
+from tuner.files import json_sha256, remove_leftovers
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.quantization.cpu import CpuFeatures
@@ -52,7 +51,7 @@ def identity(
         "evaluation set": inputs.evaluation_identity,
         "calibration images": images_sha256,
         "sampling sizes": ", ".join(map(str, config.quantization.calibration.sampling_sizes)),
-        "operator rules": hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest(),
+        "operator rules": json_sha256(rules),
         "criterion": f"{criterion.kind} {criterion.limit:g}"
         + ("" if criterion.higher_is_better else ", lower is better"),
         "engine": str(config.quantization.engine),
