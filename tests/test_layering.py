@@ -63,6 +63,8 @@ _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks
 _LOWEST |= {"exclusive", "storage_url"}
 for _room in set(ALLOWED) - _LOWEST:
     ALLOWED[_room].add("progress")
+ALLOWED["workforce"] = {"cluster", "config", "data", "engine", "evaluation", "model", "quantization", "timing", "trial"}
+ALLOWED["cluster"] = {"config", "data", "detections", "engine", "evaluation", "model", "quantization", "trial"}
 ALLOWED["job"] = {"config", "data", "evaluation", "report"}
 ALLOWED["pipeline"] = ALLOWED["measure"] = set(ALLOWED)
 ALLOWED["api"] = set(ALLOWED)
@@ -79,6 +81,7 @@ _TENSORFLOW_ROOMS = ("model/", "data/", "graph/", "quantization/", "export/")
 DOORS: dict[str, tuple[str, ...]] = {
     "neural_compressor": ("quantization/inc_adapter.py",),
     "optuna": ("search/", "search.py", "study/", "study.py", "study_storage.py", "trial_records.py"),
+    "ray": ("cluster/",),
     "optuna_dashboard": ("dashboard.py",),
     "pycocotools": ("evaluation/coco_map.py", "masks.py"),
     "faster_coco_eval": ("evaluation/coco_map.py",),

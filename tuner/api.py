@@ -27,6 +27,7 @@ def tune(
     *,
     workspace: str | Path | None = None,
     storage: str | None = None,
+    cluster: str | None = None,
     resume: bool = False,
     fresh: bool = False,
     allow_code: bool = False,
@@ -40,7 +41,8 @@ def tune(
 
     config: a YAML file, its content as a mapping, or settings already read. model: any of the four formats.
     output: a name ending in `.pb`, or a folder for a SavedModel. workspace: `./tuner_workspace/<model name>` by
-    default. resume: go on with the latest run there; fresh: use nothing that earlier runs kept there.
+    default. cluster: whose workers run the graphs, as `--cluster` has it.
+    resume: go on with the latest run there; fresh: use nothing that earlier runs kept there.
     eval_func, q_dataloader: objects that win over what the configuration names.
     allow_code: import what the configuration names as `module:name`, which is refused otherwise. allow_ops: take a
     model with ops that reach files, the network or code outside of the graph.
@@ -57,6 +59,7 @@ def tune(
             output_model=Path(output),
             workspace=_workspace(settings, workspace),
             storage=storage,
+            cluster=cluster,
             resume=resume or (settings.tuning.workspace.resume is not None and not fresh),
             fresh=fresh,
             allow_code=allow_code,

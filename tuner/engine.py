@@ -25,7 +25,7 @@ from tuner.quantization.lowering.codes import NO_MATMUL_KERNEL
 from tuner.quantization.profit import find_unprofitable
 from tuner.quantization.quantize import QuantizableOps, quantize
 from tuner.quantization.range_cache import load_ranges, save_ranges
-from tuner.quantization.ranges import Ranges, collect_ranges, first_images
+from tuner.quantization.ranges import Observe, Ranges, collect_ranges, first_images, observe
 from tuner.search.space import SearchSpace
 from tuner.trial import Proposal
 
@@ -36,11 +36,33 @@ _log = logging.getLogger(__name__)
 class Engine:
     """quantize: makes the graph of a proposal. read_plan: what a graph really holds.
 
+    source: what graphs are made from; None where the same proposal need not give the same graph.
+
     Whatever goes wrong in either is a TunerError: one plan, for which nothing else need stop.
     """
 
     quantize: Callable[[Proposal], DetectionModel]
     read_plan: Callable[[DetectionModel], PrecisionPlan]
+    source: "LoweringSource | None" = None
+
+
+@dataclass(frozen=True)
+class LoweringSource:
+    """All that the engine `lowering` makes graphs from, but for a plan. images: for corrections of weights."""
+
+    prepared: DetectionModel
+    ranges: Ranges
+    matmul_kernel: bool
+    images: Sequence[NDArray[Any]] = ()
+
+    def lower(self, proposal: Proposal) -> DetectionModel:
+        """The graph of a proposal: the same bit for bit wherever it is made. Raises QuantizationError."""
+        count, plan = proposal.calibration_images, proposal.plan
+        observed = first_images(self.ranges, count)
+        corrected, observed = apply_corrections(
+            self.prepared, plan, observed, self.images[:count], proposal.corrections
+        )
+        return quantize(corrected, plan, observed, matmul_kernel=self.matmul_kernel)
 
 
 @contextmanager
@@ -115,14 +137,23 @@ def _without_int8(allowed: Sequence[OpPrecision]) -> tuple[OpPrecision, ...]:
 
 
 def calibrated_ranges(
-    cache: Cache, prepared: DetectionModel, ops: QuantizableOps, images: Sequence[NDArray[Any]], images_sha256: str
+    cache: Cache,
+    prepared: DetectionModel,
+    ops: QuantizableOps,
+    images: Sequence[NDArray[Any]],
+    images_sha256: str,
+    *,
+    observe: Observe = observe,
 ) -> tuple[Ranges, int]:
-    """The ranges over the calibration images, and how often they were collected just now: 0 where they were kept."""
+    """The ranges over the calibration images, and how often they were collected just now: 0 where they were kept.
+
+    observe: who runs the model.
+    """
     dependencies = [prepared.sha256, images_sha256]
     kept = load_ranges(cache, dependencies, ops.tensors)
     if kept is not None:
         return kept, 0
-    ranges = collect_ranges(prepared, ops.tensors, images)
+    ranges = collect_ranges(prepared, ops.tensors, images, observe)
     save_ranges(cache, dependencies, ranges)
     return ranges, 1
 
@@ -168,14 +199,8 @@ def make_engine(
             lambda proposal: quantize_with_inc(model, proposal.plan, images[: proposal.calibration_images], limits),
             lambda graph: applied_by_inc(graph.graph_def, ops.names),
         )
-
-    def lowered(proposal: Proposal) -> DetectionModel:
-        count, plan = proposal.calibration_images, proposal.plan
-        observed = first_images(ranges, count)
-        corrected, observed = apply_corrections(prepared, plan, observed, images[:count], proposal.corrections)
-        return quantize(corrected, plan, observed, matmul_kernel=settings.has_matmul_kernel)
-
-    return _contained(lowered, partial(read_plan, ops=ops.names))
+    source = LoweringSource(prepared, ranges, settings.has_matmul_kernel, images)
+    return replace(_contained(source.lower, partial(read_plan, ops=ops.names)), source=source)
 
 
 def _contained(make: Callable[[Proposal], DetectionModel], read: Callable[[DetectionModel], PrecisionPlan]) -> Engine:

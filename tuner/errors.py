@@ -28,6 +28,10 @@ class EvaluationError(TunerError):
     """A graph that ran, but whose accuracy could not be measured."""
 
 
+class ClusterError(TunerError):
+    """A cluster that cannot be reached or used, or has lost its workers."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest of `known` as an appendix to an error message, or nothing."""
     near = get_close_matches(name, known, n=1)

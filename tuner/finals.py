@@ -78,7 +78,7 @@ def choose_final(
     candidates += _made(runner, untried, {candidate.graph.sha256 for candidate in candidates}, image)
     graphs = [*models, *(candidate.graph for candidate in candidates)]
     round_ms = len(graphs) * max(baseline.latency_ms, leading[0].measurement.latency_ms)
-    latencies = timed_in_turns(config, graphs, image, round_ms)
+    latencies = meter.workers.alone(timed_in_turns, config, graphs, image, round_ms)
     baseline = replace(baseline, latency_ms=latencies[0].median_ms, latency_p90_ms=latencies[0].p90_ms)
     rewritten_ms = latencies[1].median_ms if len(models) > 1 else None
     first, *others = [

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from tuner.config import Objective, TuningConfig
 from tuner.criterion import cost
 from tuner.engine import Engine, as_failure
 from tuner.errors import ModelError, QuantizationError
+from tuner.meter import Meter
 from tuner.model.detection_model import DetectionModel
 from tuner.precision import BF16, FP32, Dtype, PrecisionPlan
 from tuner.progress import Clock
@@ -24,7 +25,7 @@ from tuner.quantization.ranges import Ranges, first_images
 from tuner.quantization.sensitivity import measure_sensitivity
 from tuner.search.space import Foresight, SearchSpace
 from tuner.timing import latency_threads
-from tuner.trial import Measurement, Proposal
+from tuner.trial import Proposal
 
 SENSITIVITY_IMAGES = 4
 
@@ -36,7 +37,7 @@ class Foreseer:
     """Makes a search's foresight for one model.
 
     What cannot be foreseen, since TensorFlow or the lowering fails, is not known: the search finds out by trying.
-    images: for calibration, each [1, H, W, 3]. environment: what times depend on, by name.
+    images: for calibration, each [1, H, W, 3]. meter: with the baseline, and what times depend on.
     """
 
     config: TuningConfig
@@ -46,8 +47,7 @@ class Foreseer:
     ranges: Ranges
     images: Sequence[NDArray[Any]]
     images_sha256: str
-    environment: Mapping[str, str]
-    baseline: Measurement
+    meter: Meter
     cache: Cache
     clock: Clock
     _damage: dict[tuple[str, int], Mapping[str, float]] = field(default_factory=dict)
@@ -92,8 +92,9 @@ class Foreseer:
         except (QuantizationError, ModelError) as error:
             _log.warning("the cost of %s is not known: %s", proposal.idea, error)
             return None
-        foreseen = replace(self.baseline, latency_ms=latency_ms, size_bytes=size_bytes)
-        return cost(weights, self.config.tuning.accuracy_criterion, self.baseline, foreseen)
+        baseline = self.meter.baseline
+        foreseen = replace(baseline, latency_ms=latency_ms, size_bytes=size_bytes)
+        return cost(weights, self.config.tuning.accuracy_criterion, baseline, foreseen)
 
     def gains(self) -> Mapping[str, float]:
         """Of each operator that may leave int8: the time that int8 saves there, in microseconds."""
@@ -130,7 +131,7 @@ class Foreseer:
         graphs = [self._traceable(plan, self.space.most_images) for plan in self._references]
         dependencies = [
             *(graph.sha256 for graph in graphs),
-            *(f"{name} {value}" for name, value in self.environment.items()),
+            *(f"{name} {value}" for name, value in self.meter.environment.items()),
             f"schema {LATENCY_SCHEMA}",
         ]
         kept = self.cache.read_json("latency", dependencies)
@@ -138,7 +139,8 @@ class Foreseer:
             return LatencyModel.from_json(kept)
         with self.clock.stage("timing") as stage:
             intra, inter = latency_threads(self.config)
-            found = measure_latency_model(graphs, self.images[0], intra_op_threads=intra, inter_op_threads=inter)
+            measure = partial(measure_latency_model, intra_op_threads=intra, inter_op_threads=inter)
+            found = self.meter.workers.alone(measure, graphs, self.images[0])
             foreseen = (
                 f"{name} {found.predict_ms(self._traceable(plan, self.space.most_images)):.1f} ms"
                 for name, plan in self.space.anchors().items()

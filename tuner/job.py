@@ -16,6 +16,7 @@ class TuningJob:
 
     config: the settings. input_model: any of the four formats. output_model: a name ending in `.pb`, or a folder.
     workspace: where the run keeps its record. storage: an SQLAlchemy URL in the place of the workspace's study.db.
+    cluster: whose workers run the graphs: local:N, auto or ray://HOST:PORT; None for this process.
     resume: go on with the latest study there. fresh: use nothing that is there, cached results neither.
     eval_func, q_dataloader: objects that win over what the settings name. cache_mb: MiB for decoded images.
     allow_code: import what the settings name as module:name. allow_ops: take a model whose operators reach files, the
@@ -27,6 +28,7 @@ class TuningJob:
     output_model: Path
     workspace: Path
     storage: str | None = None
+    cluster: str | None = None
     resume: bool = False
     fresh: bool = False
     skip_bad_records: bool = False

@@ -23,6 +23,7 @@ from tuner.progress import Clock, Progress, Silent
 from tuner.report.speed import TimedRun
 from tuner.timing import apply_compute
 from tuner.trial import Measurement
+from tuner.workforce import this_process
 
 
 def evaluate(
@@ -49,7 +50,8 @@ def evaluate(
         )
     with clock.stage("evaluate"):
         image = next(calibration_images(inputs.calibration, 1))
-        return measure_fully(make_evaluator(config, inputs, image, clock.progress), loaded)
+        workers = this_process(config.evaluation.accuracy.configs)
+        return measure_fully(make_evaluator(config, inputs, image, clock.progress, workers=workers), loaded)
 
 
 def benchmark(

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from tuner.evaluation.early_rejection import EarlyRejection, LossInterval, LossL
 from tuner.evaluation.evaluator import CocoEvaluator, Evaluator, FunctionEvaluator, measure_fully
 from tuner.evaluation.footprint import measure_footprint
 from tuner.evaluation.match_records import MatchRecords
+from tuner.evaluation.workers import Workers
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.progress import Progress
 from tuner.search.space import Outcome
-from tuner.timing import apply_compute, latency_threads
+from tuner.timing import latency_threads
 from tuner.trial import CompletedTrial, Confirmation, Measurement, RejectedTrial, Rejection, Trial
 
 _log = logging.getLogger(__name__)
@@ -49,16 +51,18 @@ class Meter:
         progress: Progress,
         *,
         environment: Mapping[str, str],
+        workers: Workers,
     ) -> None:
         if config.tuning.confirm and inputs.evaluation is None:
             raise ConfigError("tuning.confirm: an eval_func keeps its own images; expected 0, or an evaluation set")
         self._config, self._criterion, self._cache = config, config.tuning.accuracy_criterion, cache
         self.image = image
         self._identity = inputs.evaluation_identity
-        self._environment = [f"{name} {value}" for name, value in environment.items()]
+        self.workers, self.environment = workers, environment
         searched, kept_back = _split(inputs.evaluation, config.tuning.confirm, config.tuning.random_seed)
-        self._evaluator = make_evaluator(config, inputs, image, progress, searched)
-        self._confirmer = None if kept_back is None else make_evaluator(config, inputs, image, progress, kept_back)
+        make = partial(make_evaluator, config, inputs, image, progress, workers=workers)
+        self._evaluator = make(dataset=searched)
+        self._confirmer = None if kept_back is None else make(dataset=kept_back)
         self._finds_matches = inputs.evaluation is not None
         self._records: _Records = {}
         self._kept_back_baseline: Measurement | None = None
@@ -208,7 +212,7 @@ class Meter:
             ", ".join(iou_types(self._config)),
             f"{tuning.confirm:g}",
             str(tuning.random_seed),
-            *self._environment,
+            *(f"{name} {value}" for name, value in self.environment.items()),
         ]
 
     def _dependencies(self, graph_sha256: str) -> list[str]:
@@ -238,22 +242,20 @@ def make_evaluator(
     inputs: Inputs,
     image: NDArray[Any],
     progress: Progress,
+    *,
+    workers: Workers,
     dataset: DetectionDataset | None = None,
 ) -> Evaluator:
     """What measures graphs: the user's eval_func, or COCO mAP on the evaluation set.
 
-    image: to take latency on. dataset: in the place of the whole evaluation set.
+    image: to take latency on. workers: run the graphs. dataset: in the place of the whole evaluation set.
     """
-    compute = config.evaluation.accuracy.configs
-    threads = apply_compute(compute)
     if inputs.eval_func is not None:
-        return FunctionEvaluator(inputs.eval_func, image, *threads)
+        return FunctionEvaluator(inputs.eval_func, image, workers)
     images = inputs.evaluation if dataset is None else dataset
     if images is None:
         raise ValueError("inputs have neither an evaluation set nor an eval_func")
-    # Whoever asks for threads asks for one session of them.
-    instances = compute.num_of_instance or (1 if any(threads) else 0)
-    return CocoEvaluator(images, progress, *threads, instances=instances, iou_types=iou_types(config))
+    return CocoEvaluator(images, progress, iou_types=iou_types(config), workers=workers)
 
 
 def iou_types(config: TuningConfig) -> tuple[IouType, ...]:

@@ -43,6 +43,7 @@ from tuner.study import open_study
 from tuner.study_storage import only_driver_on, sqlite_file
 from tuner.trial import CompletedTrial
 from tuner.trial_runner import TrialRunner
+from tuner.workforce import hired
 
 STOPPED = "stopped by Ctrl-C; --resume goes on from here"
 
@@ -64,6 +65,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
     criterion, weights = config.tuning.accuracy_criterion, config.tuning.weights
     warn_without_vnni(features)
     check_output(job.output_model, job.input_model)
+    workers = held.enter_context(hired(job.cluster, config.evaluation.accuracy.configs, cache_mb=job.cache_mb))
 
     with clock.stage("load") as stage:
         model = open_model(config, job.input_model, allow_ops=job.allow_ops)
@@ -90,13 +92,14 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
         run_identity = identity(config, model, inputs, images_sha256=images_sha256, space=space, features=features)
         study = open_study(job.storage_url, run_identity, resume=job.resume)
         cache = Cache(job.workspace, reads=not job.fresh)
-        ranges, calibrations = calibrated_ranges(cache, prepared, ops, images, images_sha256)
+        ranges, calibrations = calibrated_ranges(cache, prepared, ops, images, images_sha256, observe=workers.observe)
         space, unprofitable = worthwhile_space(config, space, prepared, ranges)
         stage.note(f"{len(images)} images, {len(ranges)} tensors" + ("" if calibrations else ", from an earlier run"))
 
     with clock.stage("baseline") as stage:
-        surroundings = environment(config, features)
-        meter = Meter(config, inputs, images[0], cache, clock.progress, environment=surroundings)
+        meter = Meter(
+            config, inputs, images[0], cache, clock.progress, environment=environment(config, features), workers=workers
+        )
         write_run(
             job.workspace,
             run_facts(
@@ -113,10 +116,8 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
         study.record_baseline(baseline)
         stage.note(describe_measurement(baseline))
 
-    engine = make_engine(config, optimized.model, prepared, ops=ops, ranges=ranges, images=images)
-    foreseer = Foreseer(
-        config, space, prepared, engine, ranges, images, images_sha256, surroundings, baseline, cache, clock
-    )
+    engine = workers.learn(make_engine(config, optimized.model, prepared, ops=ops, ranges=ranges, images=images))
+    foreseer = Foreseer(config, space, prepared, engine, ranges, images, images_sha256, meter, cache, clock)
     search = make_search(
         config.tuning.strategy.name,
         space,

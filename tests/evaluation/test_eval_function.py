@@ -9,11 +9,11 @@ import tensorflow as tf
 
 import tuner
 from tuner.criterion import Status
-from tuner.evaluation import evaluator
+from tuner.evaluation import workers
 
 
 def test_it_reads_a_dataset_eagerly(float_graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "LATENCY_BUDGET_S", 0.01)
+    monkeypatch.setattr(workers, "LATENCY_BUDGET_S", 0.01)
     made = float_graph(channels=3, size=(16, 16))
     made.named(made.convolve(made.convolve(made.x, "first", activation="Relu"), "second"), "out")
     (tmp_path / "float.pb").write_bytes(made.graph.as_graph_def().SerializeToString())

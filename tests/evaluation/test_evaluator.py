@@ -14,7 +14,7 @@ from tuner.data.dataset import DetectionDataset
 from tuner.data.images import Entry
 from tuner.detections import GroundTruth
 from tuner.errors import EvaluationError, ModelError
-from tuner.evaluation import evaluator
+from tuner.evaluation import workers
 from tuner.evaluation.coco_map import CocoBackend, IouType, coco_metrics
 from tuner.evaluation.early_rejection import RESAMPLES, EarlyRejection, LossLimit, paired_resamples
 from tuner.evaluation.evaluator import CocoEvaluator, FunctionEvaluator
@@ -49,7 +49,7 @@ def make_model(boxes: Any = BOXES, **changes: Any) -> DetectionModel:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "LATENCY_BUDGET_S", 0.01)
+    monkeypatch.setattr(workers, "LATENCY_BUDGET_S", 0.01)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> list[CocoBackend]:
         asked.append(backend)
         return coco_metrics(truths, detections, backend, iou_type)
 
-    monkeypatch.setattr(evaluator, "coco_metrics", recorded)
+    monkeypatch.setattr(workers, "coco_metrics", recorded)
     return asked
 
 

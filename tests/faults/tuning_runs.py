@@ -24,7 +24,7 @@ from PIL import Image
 from tests.faults.checkpoints import CHECKPOINTS, Checkpoint, tear
 from tests.test_pipeline import Accuracy
 from tuner.config import parse_config
-from tuner.evaluation import early_rejection, evaluator
+from tuner.evaluation import early_rejection, workers
 from tuner.evaluation.evaluator import CocoEvaluator, FunctionEvaluator
 from tuner.job import TuningJob
 from tuner.model.detection_model import DetectionModel
@@ -220,7 +220,7 @@ def keep_a_logbook(logbook: Logbook, float_sha256: str) -> None:
 def make_small() -> None:
     """Leave out what takes long and changes nothing that is kept; look at a plan after half of six images."""
     early_rejection.FEWEST_IMAGES, early_rejection.ALLOWANCE = 2, 0.0
-    evaluator.MOST_RUNS = 5
+    workers.MOST_RUNS = 5
     node_times.FEWEST_ROUNDS = node_times.MOST_ROUNDS = 2
     for pictures in (op_pictures, search_pictures):
         pictures.inline_svg = lambda *_: Markup()

@@ -123,6 +123,12 @@ def tune(
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="SQLAlchemy URL instead of the workspace's study.db.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster", metavar="WHERE", help="Workers that run graphs: local:N, auto or ray://HOST:PORT (Ray)."
+        ),
+    ] = None,
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
     allow_code: AllowCode = False,
@@ -172,6 +178,7 @@ def tune(
         output_model=output_model,
         workspace=folder,
         storage=storage,
+        cluster=cluster,
         resume=resume or (settings.tuning.workspace.resume is not None and not fresh),
         fresh=fresh,
         skip_bad_records=skip_bad_records,

@@ -15,10 +15,10 @@ from tuner.data.dataset import DetectionDataset
 from tuner.detections import Detections
 from tuner.errors import ConfigError, DatasetError
 from tuner.evaluation.coco_map import CocoBackend, ImageTruth, coco_metrics, match_image
-from tuner.evaluation.evaluator import IMAGES_TO_CHOOSE_BY, MANY_IMAGES
 from tuner.evaluation.inference import choose_instances, detect_images
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
 from tuner.evaluation.match_records import match_records
+from tuner.evaluation.workers import IMAGES_TO_CHOOSE_BY, MANY_IMAGES
 from tuner.inputs import Inputs, open_inputs, open_model, with_labels
 from tuner.meter import iou_types
 from tuner.model.detection_model import DetectionModel

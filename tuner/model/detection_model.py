@@ -1,10 +1,11 @@
 """A trained detector as one frozen graph with named inputs and outputs."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -38,6 +39,10 @@ class DetectionModel:
     source: Path
     format: ModelFormat
     reading: Reading = AS_GIVEN
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is computed of it is larger than itself, and is computed again where it is needed.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def with_graph(self, graph_def: tf.compat.v1.GraphDef) -> "DetectionModel":
         """The same detector, computed by another graph that has the same inputs and outputs."""

@@ -31,18 +31,25 @@ class Probe:
     shape: str
 
 
-def with_probes(model: DetectionModel, tensors: Sequence[str]) -> tuple[DetectionModel, list[Probe]]:
+def with_probes(model: DetectionModel, tensors: Sequence[str]) -> DetectionModel:
     """The model with probes of `tensors` (float, channels last) as its only outputs."""
     graph_def = GraphDef()
     graph_def.CopyFrom(model.graph_def)
     graph_def.node.extend(_constants())
-    probes = []
     for index, tensor in enumerate(tensors):
-        scope = f"{_SCOPE}/{index}"
-        graph_def.node.extend([*_extremes(tensor, scope), *_counts(tensor, scope)])
-        probes.append(Probe(*(f"{scope}/{part}:0" for part in ("lows", "highs", "counts", "shape"))))
-    outputs = tuple(output for one in probes for output in (one.lows, one.highs, one.counts, one.shape))
-    return replace(model, graph_def=graph_def, outputs=outputs), probes
+        graph_def.node.extend([*_extremes(tensor, _scope(index)), *_counts(tensor, _scope(index))])
+    outputs = tuple(output for one in probes_of(tensors) for output in (one.lows, one.highs, one.counts, one.shape))
+    return replace(model, graph_def=graph_def, outputs=outputs)
+
+
+def probes_of(tensors: Sequence[str]) -> list[Probe]:
+    """Those that `with_probes` adds for `tensors`."""
+    parts = ("lows", "highs", "counts", "shape")
+    return [Probe(*(f"{_scope(index)}/{part}:0" for part in parts)) for index in range(len(tensors))]
+
+
+def _scope(index: int) -> str:
+    return f"{_SCOPE}/{index}"
 
 
 def _constants() -> list[NodeDef]:

@@ -1,6 +1,6 @@
 """Which values the inputs of the convolutions take: collected once, over the calibration images, in this process."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from tuner.model.detection_model import DetectionModel
 from tuner.model.graph_view import node_name
 from tuner.model.runner import ModelRunner
 from tuner.quantization.histogram import BINS, Histogram, add_histograms
-from tuner.quantization.range_probes import Probe, with_probes
+from tuner.quantization.range_probes import Probe, probes_of, with_probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class TensorRange:
 
 
 Ranges = Mapping[str, TensorRange]
+Observation = dict[str, NDArray[Any]]
 
 
 def first_images(ranges: Ranges, images: int) -> Ranges:
@@ -78,24 +79,41 @@ def first_images(ranges: Ranges, images: int) -> Ranges:
     return {tensor: observed.first(images) for tensor, observed in ranges.items()}
 
 
-def collect_ranges(model: DetectionModel, tensors: Sequence[str], images: Iterable[NDArray[np.generic]]) -> Ranges:
+Observe = Callable[[DetectionModel, Sequence[str], Sequence[NDArray[np.generic]]], list[Observation]]
+
+
+def observe(
+    model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
+) -> list[Observation]:
+    """Run the float graph on each image, [1, H, W, 3]; what its probes of `tensors` tell, one for each image."""
+    probed = with_probes(model, tensors)
+    # Little can be fused between probes, and to look for it takes gigabytes with large weights.
+    with ModelRunner(probed, as_written=True) as runner:
+        return [runner.run(image) for image in images]
+
+
+def collect_ranges(
+    model: DetectionModel,
+    tensors: Sequence[str],
+    images: Iterable[NDArray[np.generic]],
+    observe: Observe = observe,
+) -> Ranges:
     """Run the float graph once over the calibration images; keep the extremes and a histogram of each of `tensors`.
 
     tensors: names of float tensors with the channels last. images: each [1, H, W, 3], as the model takes them.
+    observe: who runs it.
     An image in which a tensor is empty (no proposals for a second stage) tells nothing about it: the next image that
     does stands in for it. Raises QuantizationError, naming the first such tensor of the graph, when a value is NaN or
     infinite or the tensor is empty in every image, and when there are no images.
     """
-    probed, probes = with_probes(model, tensors)
-    # Little can be fused between probes, and to look for it takes gigabytes with large weights.
-    with ModelRunner(probed, as_written=True) as runner:
-        observations = [runner.run(image) for image in images]
+    observations = observe(model, tensors, list(images))
     if not observations:
         raise QuantizationError("no calibration images: at least one is needed to collect ranges")
     ranges: dict[str, TensorRange] = {}
     # What is wrong with one tensor is wrong with all that are computed from it.
     position = {node.name: index for index, node in enumerate(model.graph_def.node)}
-    for tensor, probe in sorted(zip(tensors, probes, strict=True), key=lambda pair: position[node_name(pair[0])]):
+    probes = zip(tensors, probes_of(tensors), strict=True)
+    for tensor, probe in sorted(probes, key=lambda pair: position[node_name(pair[0])]):
         try:
             ranges[tensor] = _observed(probe, observations)
         except QuantizationError as error:

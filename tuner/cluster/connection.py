@@ -1,0 +1,51 @@
+"""From an address to a cluster that is connected, and back."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from tuner.cluster.address import ClusterAddress
+from tuner.cluster.pool import in_one_line
+from tuner.errors import ClusterError
+
+# Ray's own telephone home; who wants it sets it to 1.
+_USAGE = "RAY_USAGE_STATS_ENABLED"
+
+
+@contextmanager
+def connected(address: ClusterAddress) -> Iterator[None]:
+    """Connect to a cluster, or start one on this machine; leaving the context ends what was started for it.
+
+    Raises ClusterError where there is none, or where this process is connected to one already.
+    """
+    if ray.is_initialized():
+        raise ClusterError("--cluster: this process is connected to a cluster already; disconnect with ray.shutdown()")
+    os.environ.setdefault(_USAGE, "0")
+    # Ray would end this process by its own way at SIGTERM, past what a run does when it is ended.
+    before = signal.getsignal(signal.SIGTERM)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+    try:
+        if address.local_workers:
+            ray.init(num_cpus=address.local_workers, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address.text, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        raise ClusterError(f"--cluster={address.text}: cannot be reached: {in_one_line(error)}") from error
+    finally:
+        _handle_again(before)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        _handle_again(before)
+
+
+def _handle_again(handler: object) -> None:
+    try:
+        signal.signal(signal.SIGTERM, handler)  # type: ignore[arg-type]
+    except ValueError:
+        logging.getLogger(__name__).debug("not in the main thread: signals stay as they are")

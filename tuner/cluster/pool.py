@@ -1,0 +1,179 @@
+"""Which workers there are: started on every node that is like this machine, and anew where one is lost."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tuner.cluster.facts import NodeFacts, differences
+from tuner.cluster.worker import Worker
+from tuner.errors import ClusterError
+
+_log = logging.getLogger(__name__)
+
+# How often the cluster is asked which nodes it has.
+NODES_EVERY_S = 1.0
+# A node on which so many workers died, none of which did anything, gets no more.
+MOST_IDLE_DEATHS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """What workers a run wants.
+
+    threads: inside one operator, of each worker, 0 for its share of the CPUs; inter_threads: for independent ones.
+    cpus: of the cluster's, for each worker; 0 for up to four. cache_mb: MiB on each node for decoded images.
+    """
+
+    threads: int = 0
+    inter_threads: int = 0
+    cpus: int = 0
+    cache_mb: int = 512
+
+
+# Where nobody says how many CPUs a worker has: with one each, a large model would be in memory too often.
+MOST_CPUS = 4
+
+
+@dataclass(eq=False)
+class Hired:
+    """A worker of the pool. given: what it was handed and has not answered, oldest first. had: what it kept."""
+
+    actor: Any
+    node_id: str
+    host: str
+    facts: Any
+    is_ready: bool = False
+    has_worked: bool = False
+    given: deque[Any] = field(default_factory=deque)
+    had: set[object] = field(default_factory=set)
+
+
+class Pool:
+    """The workers of a run. expected: what their machines must be like."""
+
+    def __init__(self, settings: PoolSettings, expected: NodeFacts) -> None:
+        self._settings, self._expected = settings, expected
+        self._hired: list[Hired] = []
+        self._deaths: Counter[str] = Counter()
+        self._looked_at = 0.0
+        self.refused: dict[str, str] = {}
+        self._pinned = ""
+
+    def __iter__(self) -> Iterator[Hired]:
+        return (worker for worker in self._hired if worker.is_ready)
+
+    def __len__(self) -> int:
+        return sum(worker.is_ready for worker in self._hired)
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """Of each node with workers, what it is called."""
+        return {worker.node_id: worker.host for worker in self}
+
+    @property
+    def pinned(self) -> str:
+        """The node on which latency is taken: the driver's own where that has workers, and one for the whole run."""
+        nodes = self.hosts
+        if self._pinned not in nodes and nodes:
+            own = ray.get_runtime_context().get_node_id()
+            chosen = own if own in nodes else next(iter(nodes))
+            if self._pinned:
+                _log.warning("the node that latency was taken on is lost; from here on it is %s", nodes[chosen])
+            self._pinned = chosen
+        return self._pinned
+
+    def refresh(self) -> None:
+        """Hire on nodes that came or lost workers, and welcome those that are ready."""
+        if time.monotonic() - self._looked_at >= NODES_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._hire()
+        starting = [worker for worker in self._hired if not worker.is_ready]
+        if starting:
+            begun, _ = ray.wait([worker.facts for worker in starting], num_returns=len(starting), timeout=0)
+            for worker in starting:
+                if worker.facts in begun:
+                    self._welcome(worker)
+
+    def lose(self, worker: Hired, why: str, *, hung: bool = False) -> None:
+        """A worker is dead, or is to be: another one takes its place at the next refresh."""
+        if worker not in self._hired:
+            return
+        self._hired.remove(worker)
+        _end(worker)
+        _log.warning("a worker on %s %s", worker.host, why)
+        self._deaths[worker.node_id] += 0 if worker.has_worked and not hung else 1
+        if self._deaths[worker.node_id] >= MOST_IDLE_DEATHS:
+            self.refuse(worker.node_id, worker.host, f"{MOST_IDLE_DEATHS} workers were lost there; the last one {why}")
+
+    def refuse(self, node_id: str, host: str, why: str) -> None:
+        """No worker of this run is on a node any more."""
+        if node_id in self.refused:
+            return
+        self.refused[node_id] = f"{host}: {why}"
+        _log.warning("%s is not used: %s", host, why)
+        for worker in [one for one in self._hired if one.node_id == node_id]:
+            self._hired.remove(worker)
+            _end(worker)
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._hired:
+            _end(worker)
+        self._hired.clear()
+
+    def _hire(self) -> None:
+        for node in ray.nodes():
+            cpus = int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0
+            node_id = node["NodeID"]
+            if cpus < 1 or node_id in self.refused:
+                continue
+            cpus_each = min(self._settings.cpus or MOST_CPUS, cpus)
+            wanted = cpus // cpus_each
+            missing = wanted - sum(worker.node_id == node_id for worker in self._hired)
+            self._hired += [self._start(node, cpus_each, self._settings.cache_mb // wanted) for _ in range(missing)]
+
+    def _start(self, node: Mapping[str, Any], cpus: int, cache_mb: int) -> Hired:
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        remote = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0, scheduling_strategy=on_node)(Worker)
+        actor = remote.remote(self._settings.threads or cpus, self._settings.inter_threads, cache_mb)
+        host = f"{node['NodeManagerHostname']} ({node['NodeName']}, {node['NodeID'][:6]})"
+        return Hired(actor, node["NodeID"], host, actor.facts.remote())
+
+    def _welcome(self, worker: Hired) -> None:
+        try:
+            found: NodeFacts = ray.get(worker.facts, timeout=1)
+        except GetTimeoutError:
+            return
+        except RayError as error:
+            self.lose(worker, f"did not start: {in_one_line(error)}")
+            return
+        unlike = differences(found, self._expected)
+        if unlike:
+            self.refuse(worker.node_id, worker.host, f"it is not like this machine ({unlike})")
+        else:
+            worker.is_ready = True
+
+    def none_left(self) -> ClusterError:
+        """What to say when there is no worker."""
+        why = f": {'; '.join(self.refused.values())}" if self.refused else "; see `ray status`"
+        return ClusterError(f"the cluster has no worker for this run{why}")
+
+
+def in_one_line(error: BaseException) -> str:
+    """The last line of what Ray tells, where the cause is, without its colours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _end(worker: Hired) -> None:
+    try:
+        ray.kill(worker.actor, no_restart=True)
+    except (RayError, ValueError):
+        _log.debug("a worker was gone", exc_info=True)

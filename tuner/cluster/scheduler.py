@@ -1,0 +1,306 @@
+"""Who does what: calls of workers, handed out in a thread of its own, their results in the order asked for."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+from tuner import errors
+from tuner.cluster.pool import Hired, Pool, in_one_line
+from tuner.cluster.recipe import Failure
+from tuner.errors import ClusterError, DatasetError, EvaluationError, TunerError
+
+_log = logging.getLogger(__name__)
+
+# Of a call that ends so many workers, the next one would die, too.
+MOST_DEATHS = 3
+# A call on whose node images cannot be read is tried on so many nodes.
+MOST_UNREADABLE = 2
+# So many calls a worker has before it, so that it need not wait for the next one.
+MOST_GIVEN = 2
+# A call that takes so many times as long as any before it hangs, but not before HANG_S.
+HANG_FACTOR, HANG_S = 20, 600.0
+# So long a run waits for a node when it has none.
+PATIENCE_S = 300.0
+_WAIT_S = 0.02
+
+
+@dataclass(eq=False)
+class Call:
+    """A method of a worker to be called. keeps: what the worker then has and need not fetch again. told: in words."""
+
+    method: str
+    arguments: Sequence[Any]
+    told: str
+    keeps: object = None
+    deaths: int = 0
+    unreadable_on: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Job:
+    """Calls whose results are wanted in their order.
+
+    rank: of several jobs, the one of lower rank goes first. after: needs the pinned node for itself, from when that
+    other job has nothing left to hand out.
+    """
+
+    calls: Sequence[Call]
+    rank: int = 0
+    after: "Job | None" = None
+    is_alone: bool = False
+    waiting: deque[int] = field(default_factory=deque)
+    results: dict[int, Any] = field(default_factory=dict)
+    is_over: bool = False
+
+    def __post_init__(self) -> None:
+        self.waiting.extend(range(len(self.calls)))
+
+
+@dataclass(eq=False)
+class _Handed:
+    """A call on its way. reference: of its result. since: when it was its turn, by the monotonic clock."""
+
+    job: Job
+    index: int
+    reference: Any
+    since: float
+
+    @property
+    def call(self) -> Call:
+        return self.job.calls[self.index]
+
+
+class Scheduler:
+    """Hands calls to the workers of a pool until it is closed. hang_s: see HANG_S. patience_s: see PATIENCE_S."""
+
+    def __init__(self, pool: Pool, *, hang_s: float = HANG_S, patience_s: float = PATIENCE_S) -> None:
+        self._pool, self._hang_s, self._patience_s = pool, hang_s, patience_s
+        self._jobs: list[Job] = []
+        self._changed = threading.Condition()
+        self._longest_s = 0.0
+        self._had_workers_at = time.monotonic()
+        self._is_closed = False
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> Job:
+        """Begin a job."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return job
+
+    def results(self, job: Job) -> Generator[Any, None, None]:
+        """The results of a job in the order of its calls. Closing it cancels the rest.
+
+        Raises the TunerError that a call met in its turn, EvaluationError for one that ended MOST_DEATHS workers, and
+        ClusterError when the workers are lost.
+        """
+        try:
+            for index in range(len(job.calls)):
+                with self._changed:
+                    while index not in job.results:
+                        self._check()
+                        self._changed.wait(1.0)
+                    found = job.results.pop(index)
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            self.cancel(job)
+
+    def cancel(self, job: Job) -> None:
+        """Drop what of a job has not begun, and let what has begun end soon."""
+        with self._changed:
+            job.is_over = True
+            job.waiting.clear()
+            if job in self._jobs:
+                self._jobs.remove(job)
+            for handed in [one for worker in self._pool for one in worker.given if one.job is job]:
+                with suppress(RayError, ValueError):
+                    ray.cancel(handed.reference, force=False)
+            self._changed.notify_all()
+
+    @property
+    def workers(self) -> int:
+        """How many there are now, at least one: waits for the first. Raises ClusterError where none comes."""
+        with self._changed:
+            while not len(self._pool):
+                self._check()
+                self._changed.wait(1.0)
+            return len(self._pool)
+
+    def close(self) -> None:
+        """End all work and all workers."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._pool.close()
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if time.monotonic() - self._had_workers_at > self._patience_s:
+            raise self._pool.none_left()
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closed:
+                with self._changed:
+                    self._pool.refresh()
+                    if len(self._pool) or (not self._jobs and self._had_workers_at):
+                        self._had_workers_at = time.monotonic()
+                    self._hand_out()
+                    references = [one.reference for worker in self._pool for one in worker.given]
+                    self._changed.notify_all()
+                    if not references:
+                        self._changed.wait(_WAIT_S if self._jobs else 0.2)
+                if references:
+                    ray.wait(references, num_returns=1, timeout=_WAIT_S)
+                    with self._changed:
+                        self._collect()
+        except BaseException as error:
+            with self._changed:
+                self._broken = ClusterError(f"the cluster is lost: {in_one_line(error)}")
+                self._broken.__cause__ = error
+                self._changed.notify_all()
+
+    def _hand_out(self) -> None:
+        self._jobs.sort(key=lambda job: job.rank)
+        reserved = self._alone()
+        for most in range(1, MOST_GIVEN + 1):
+            for worker in self._pool:
+                if worker.node_id != reserved and len(worker.given) < most:
+                    self._give_next(worker, is_queued=most > 1)
+
+    def _alone(self) -> str:
+        """Run what must be alone where the pinned node is idle; the node that is kept free for it, or ""."""
+        job = next((one for one in self._jobs if one.is_alone and self._is_due(one)), None)
+        if job is None:
+            return ""
+        pinned = self._pool.pinned
+        there = [worker for worker in self._pool if worker.node_id == pinned]
+        if job.waiting and there and not any(worker.given for worker in there):
+            self._give(there[0], job, job.waiting.popleft())
+        return pinned
+
+    @staticmethod
+    def _is_due(job: Job) -> bool:
+        return len(job.results) < len(job.calls) and (job.after is None or not job.after.waiting)
+
+    def _give_next(self, worker: Hired, *, is_queued: bool) -> None:
+        for job in self._jobs:
+            # What nobody has asked for yet waits in the driver, not in front of what will be asked for.
+            if job.is_alone or (is_queued and job.rank > 0):
+                continue
+            soon = islice(job.waiting, MOST_GIVEN * len(self._pool))
+            near = [index for index in soon if self._may_have(worker, job.calls[index])]
+            if near:
+                index = next((one for one in near if job.calls[one].keeps in worker.had), near[0])
+                job.waiting.remove(index)
+                self._give(worker, job, index)
+                return
+
+    def _may_have(self, worker: Hired, call: Call) -> bool:
+        return worker.node_id not in call.unreadable_on or self._pool.hosts.keys() <= call.unreadable_on.keys()
+
+    def _give(self, worker: Hired, job: Job, index: int) -> None:
+        call = job.calls[index]
+        reference = getattr(worker.actor, call.method).remote(*call.arguments)
+        worker.given.append(_Handed(job, index, reference, time.monotonic()))
+        if call.keeps is not None:
+            worker.had.add(call.keeps)
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        for worker in list(self._pool):
+            while worker.given and _is_done(worker.given[0].reference):
+                handed = worker.given.popleft()
+                if worker.given:
+                    worker.given[0].since = now
+                if not self._take(worker, handed, now):
+                    break
+            limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
+            if worker.given and now - worker.given[0].since > limit_s:
+                self._lost(worker, worker.given.popleft(), f"did not answer for {limit_s:.0f} s: {_told(worker)}")
+        self._changed.notify_all()
+
+    def _take(self, worker: Hired, handed: _Handed, now: float) -> bool:
+        """Keep the result of a call. Returns whether its worker lives."""
+        try:
+            found = ray.get(handed.reference)
+        except TaskCancelledError:
+            return True
+        except RayTaskError as error:
+            # Not the user's to mend: a mistake of ours, or an operator's. It is told where the result is wanted.
+            if not handed.job.is_over:
+                handed.job.results[handed.index] = error.cause if isinstance(error.cause, Exception) else error
+            return True
+        except RayError as error:
+            self._lost(worker, handed, f"was lost: {in_one_line(error)}")
+            return False
+        worker.has_worked = True
+        self._longest_s = max(self._longest_s, now - handed.since)
+        if isinstance(found, Failure):
+            self._failed(worker, handed, _as_error(found))
+        elif not handed.job.is_over:
+            handed.job.results[handed.index] = found
+            for node_id, message in handed.call.unreadable_on.items():
+                self._pool.refuse(node_id, self._pool.hosts.get(node_id, node_id), f"it cannot read images: {message}")
+        return True
+
+    def _failed(self, worker: Hired, handed: _Handed, error: TunerError) -> None:
+        """A node may not have the files that others have; then one of those reads them."""
+        call = handed.call
+        if isinstance(error, DatasetError):
+            call.unreadable_on[worker.node_id] = str(error)
+            others = self._pool.hosts.keys() - call.unreadable_on.keys()
+            if others and len(call.unreadable_on) < MOST_UNREADABLE:
+                self._again(handed)
+                return
+        handed.job.results[handed.index] = error
+
+    def _lost(self, worker: Hired, handed: _Handed, why: str) -> None:
+        """A worker died or hangs with a call: that one, and those behind it, go to others."""
+        behind = list(worker.given)
+        worker.given.clear()
+        self._pool.lose(worker, why)
+        handed.call.deaths += 1
+        if handed.call.deaths < MOST_DEATHS:
+            behind.insert(0, handed)
+        else:
+            handed.job.results[handed.index] = EvaluationError(
+                f"{handed.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
+            )
+        for one in reversed(behind):
+            self._again(one)
+
+    @staticmethod
+    def _again(handed: _Handed) -> None:
+        if not handed.job.is_over:
+            handed.job.waiting.appendleft(handed.index)
+
+
+def _is_done(reference: Any) -> bool:
+    done, _ = ray.wait([reference], timeout=0)
+    return bool(done)
+
+
+def _as_error(failure: Failure) -> TunerError:
+    kind = getattr(errors, failure.kind, TunerError)
+    return kind(failure.message) if issubclass(kind, TunerError) else TunerError(failure.message)
+
+
+def _told(worker: Hired) -> str:
+    return "it hangs" if not worker.given else f"it hangs, {len(worker.given)} calls behind"

@@ -1,0 +1,251 @@
+"""The work of a run on the workers of a cluster; the driver asks, merges in order, and decides."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from tuner.cluster.address import parse_address
+from tuner.cluster.connection import connected
+from tuner.cluster.facts import read_facts
+from tuner.cluster.pool import Pool, PoolSettings
+from tuner.cluster.recipe import FoundRange, ImageChunk, Recipe, Stored
+from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Call, Job, Scheduler
+from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut
+from tuner.detections import Detections
+from tuner.engine import Engine
+from tuner.errors import ClusterError
+from tuner.evaluation.coco_map import CocoBackend, CocoMetrics, IouType, coco_metrics
+from tuner.evaluation.latency import LatencyFigures
+from tuner.evaluation.workers import EvaluationImages, Found, RunningGraph
+from tuner.files import json_sha256
+from tuner.model.detection_model import DetectionModel
+from tuner.quantization.ranges import Observation
+from tuner.trial import Proposal
+
+_Result = TypeVar("_Result")
+
+# Entries of so many images travel together, and stay with the workers that had some of them.
+CHUNK = 256
+# What is asked for goes before what may be asked for.
+_NOW, _MAYBE = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """threads, inter_threads: of each worker's sessions, 0 for its share of the CPUs. cache_mb: MiB on each node for
+    decoded images. hang_s, patience_s: as `Scheduler`.
+    """
+
+    threads: int = 0
+    inter_threads: int = 0
+    cache_mb: int = 512
+    hang_s: float = HANG_S
+    patience_s: float = PATIENCE_S
+
+
+@contextmanager
+def cluster_workforce(address: str, settings: ClusterSettings) -> Iterator["ClusterWorkforce"]:
+    """The workers at an address, until the context is left. Raises ConfigError and ClusterError."""
+    where = parse_address(address)
+    with connected(where):
+        local = where.local_workers > 0
+        pool = Pool(
+            PoolSettings(settings.threads, settings.inter_threads, 1 if local else settings.threads, settings.cache_mb),
+            read_facts(),
+        )
+        with closing(Scheduler(pool, hang_s=settings.hang_s, patience_s=settings.patience_s)) as scheduler:
+            yield ClusterWorkforce(scheduler, pool, (settings.threads, settings.inter_threads))
+
+
+class ClusterWorkforce:
+    """See `tuner.workforce.Workforce`. threads: of the sessions whose latency is taken."""
+
+    def __init__(self, scheduler: Scheduler, pool: Pool, threads: tuple[int, int]) -> None:
+        self._scheduler, self._pool, self._threads = scheduler, pool, threads
+        self._numbers = count(1)
+        self._chunks: dict[EvaluationImages, list[Stored]] = {}
+        self._ranges: dict[EvaluationImages, list[ImageRange]] = {}
+        self._proposals: dict[str, Proposal] = {}
+        self._source: Stored | None = None
+        self._given: dict[str, Recipe] = {}
+        self._begun: dict[tuple[EvaluationImages, str], Job] = {}
+        self.image_s = UNKNOWN_S
+
+    @property
+    def at_once(self) -> int:
+        """See `Workforce`."""
+        return 1
+
+    @property
+    def ahead(self) -> int:
+        """See `Workforce`."""
+        return 0
+
+    @contextmanager
+    def running(
+        self, model: DetectionModel, image: NDArray[Any], images: EvaluationImages | None = None
+    ) -> Iterator[RunningGraph]:
+        """See `Workers`: the graph itself stays here, unless nobody knows how it is made."""
+        recipe = self._recipe(model)
+        finding = None if images is None else self._find(recipe, images, _NOW)
+        call = Call("latency", (recipe, image, self._threads), "latency")
+        timing = self._scheduler.submit(Job([call], after=finding, is_alone=True))
+        try:
+            yield _Running(self, model, finding, timing)
+        finally:
+            for job in (finding, timing):
+                if job is not None:
+                    self._scheduler.cancel(job)
+
+    def metrics(
+        self, images: EvaluationImages, detections: Sequence[Detections], backend: CocoBackend, iou_type: IouType
+    ) -> CocoMetrics:
+        """See `Workers`."""
+        return coco_metrics(images.truths, detections, backend, iou_type)
+
+    def alone(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """See `Workers`: on the pinned node, in the order in which it is asked for."""
+        job = self._scheduler.submit(Job([Call("call", (function, arguments), function.__name__)], is_alone=True))
+        (found,) = self._scheduler.results(job)
+        result: _Result = found
+        return result
+
+    def observe(
+        self, model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
+    ) -> list[Observation]:
+        """See `Workforce`."""
+        stored = self._store(model)
+        calls = [
+            Call(
+                "observe",
+                (stored, tuple(tensors), [self._store(image) for image in images[part.start : part.stop]]),
+                f"calibration images {part.start + 1} to {part.stop}",
+            )
+            for part in cut(len(images), self._scheduler.workers)
+        ]
+        job = self._scheduler.submit(Job(calls))
+        # Workers share what they fetch, and what is fetched is read only; ranges are put together in place.
+        return [dict(one) for part in self._scheduler.results(job) for one in part]
+
+    def learn(self, engine: Engine) -> Engine:
+        """See `Workforce`."""
+        if engine.source is None:
+            return engine
+        self._source = self._store(replace(engine.source, images=()))
+
+        def quantize(proposal: Proposal) -> DetectionModel:
+            model = engine.quantize(proposal)
+            # Images for corrections of weights are here only.
+            if not proposal.corrections:
+                self._proposals[model.sha256] = proposal
+            return model
+
+        return replace(engine, quantize=quantize)
+
+    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages) -> None:
+        """See `Workforce`."""
+        wanted = [self._of_proposal(proposal) for proposal in proposals if not proposal.corrections and self._source]
+        keys = [recipe.key for recipe in wanted]
+        for (of_images, key), job in list(self._begun.items()):
+            if key not in keys and job.rank != _NOW:
+                self._scheduler.cancel(job)
+                del self._begun[of_images, key]
+        for rank, recipe in enumerate(wanted, start=_MAYBE):
+            self._find(recipe, images, rank)
+
+    def found(self, job: Job, model: DetectionModel) -> Generator[Found, None, None]:
+        """What a job found, image by image. Raises ClusterError where another graph was run than `model`."""
+        seconds, images = 0.0, 0
+        with closing(self._scheduler.results(job)) as results:
+            for part in results:
+                self._check_graph(part, model)
+                seconds, images = seconds + part.seconds, images + len(part.found)
+                self.image_s = seconds / images
+                yield from part.found
+
+    def latency(self, job: Job) -> LatencyFigures:
+        """What a job measured."""
+        (found,) = self._scheduler.results(job)
+        figures: LatencyFigures = found
+        return figures
+
+    def _check_graph(self, part: FoundRange, model: DetectionModel) -> None:
+        if part.graph_sha256 != model.sha256:
+            raise ClusterError(
+                f"a worker made the graph {part.graph_sha256[:12]} of a plan, which is {model.sha256[:12]} here: "
+                "all nodes need the same version of the package"
+            )
+
+    def _recipe(self, model: DetectionModel) -> Recipe:
+        proposal = self._proposals.get(model.sha256)
+        if proposal is not None:
+            return self._of_proposal(proposal)
+        if model.sha256 not in self._given:
+            self._given = {model.sha256: Recipe(model.sha256, given=self._store(model))}
+        return self._given[model.sha256]
+
+    def _of_proposal(self, proposal: Proposal) -> Recipe:
+        told = {**proposal.to_json(), "parameters": {}, "idea": ""}
+        return Recipe(json_sha256(told), source=self._source, proposal=replace(proposal, parameters={}, idea=""))
+
+    def _find(self, recipe: Recipe, images: EvaluationImages, rank: int) -> Job:
+        key = images, recipe.key
+        job = self._begun.pop(key, None)
+        if job is None:
+            job = self._scheduler.submit(Job(self._calls(recipe, images), rank=rank))
+        job.rank = rank
+        if rank != _NOW:
+            self._begun[key] = job
+        return job
+
+    def _calls(self, recipe: Recipe, images: EvaluationImages) -> list[Call]:
+        total = len(images.dataset)
+        if images not in self._chunks:
+            self._chunks[images] = [self._store(_chunk(images, start)) for start in range(0, total, CHUNK)]
+            self._ranges[images] = cut(total, self._scheduler.workers, self.image_s)
+        calls = []
+        for part in (piece for one in self._ranges[images] for piece in _within_chunks(one)):
+            chunk = part.start // CHUNK
+            inside = ImageRange(part.start - chunk * CHUNK, part.stop - chunk * CHUNK)
+            stored = self._chunks[images][chunk]
+            told = f"images {part.start + 1} to {part.stop}"
+            calls.append(Call("find", (recipe, stored, inside), told, keeps=(stored.key, inside.start)))
+        return calls
+
+    def _store(self, value: object) -> Stored:
+        return Stored(f"{type(value).__name__} {next(self._numbers)}", ray.put(value))
+
+
+@dataclass(frozen=True)
+class _Running:
+    workforce: ClusterWorkforce
+    model: DetectionModel
+    finding: Job | None
+    timing: Job
+
+    def find(self) -> Generator[Found, None, None]:
+        if self.finding is not None:
+            yield from self.workforce.found(self.finding, self.model)
+
+    def latency(self) -> LatencyFigures:
+        return self.workforce.latency(self.timing)
+
+
+def _chunk(images: EvaluationImages, start: int) -> ImageChunk:
+    dataset = images.dataset
+    return ImageChunk(dataset.entries[start : start + CHUNK], dataset.steps, images.category_ids, images.iou_types)
+
+
+def _within_chunks(part: ImageRange) -> Iterator[ImageRange]:
+    """A range, cut where chunks end."""
+    start = part.start
+    while start < part.stop:
+        stop = min(part.stop, (start // CHUNK + 1) * CHUNK)
+        yield ImageRange(start, stop)
+        start = stop
