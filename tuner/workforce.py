@@ -22,13 +22,11 @@ NEEDS_RAY = "--cluster: needs Ray, which the extra of that name brings: pip inst
 class Workforce(Workers, Protocol):
     """Does all that can be done beside each other, and what has to be alone."""
 
-    @property
-    def ahead(self) -> int:
-        """How many plans are worth to begin with before they are asked for."""
+    def at_once(self, images: EvaluationImages | None) -> int:
+        """How many plans, evaluated on these images, keep all workers busy."""
 
-    @property
-    def at_once(self) -> int:
-        """How many plans keep all workers busy."""
+    def ahead(self, images: EvaluationImages | None) -> int:
+        """How many plans it is worth to begin with before they are asked for."""
 
     def observe(
         self, model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
@@ -45,7 +43,13 @@ class Workforce(Workers, Protocol):
 class OneProcess(ThisProcess):
     """This process: one thing after another."""
 
-    ahead, at_once = 0, 1
+    def at_once(self, images: EvaluationImages | None) -> int:
+        """See `Workforce`."""
+        return 1
+
+    def ahead(self, images: EvaluationImages | None) -> int:
+        """See `Workforce`."""
+        return 0
 
     def observe(
         self, model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /

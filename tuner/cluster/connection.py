@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import worker as ray_worker
 
 from tuner.cluster.address import ClusterAddress
 from tuner.cluster.pool import in_one_line
@@ -28,6 +29,9 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     # Ray would end this process by its own way at SIGTERM, past what a run does when it is ended.
     before = signal.getsignal(signal.SIGTERM)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+    # What Ray tells of lost nodes, twenty lines of it, goes to stdout; the pool tells it in one line.
+    told = ray_worker._worker_logs_enabled
+    ray_worker._worker_logs_enabled = False
     try:
         if address.local_workers:
             ray.init(num_cpus=address.local_workers, include_dashboard=False, **quiet)
@@ -41,6 +45,7 @@ def connected(address: ClusterAddress) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        ray_worker._worker_logs_enabled = told
         _handle_again(before)
 
 

@@ -160,6 +160,11 @@ class Pool:
         else:
             worker.is_ready = True
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nodes were refused, and none is left."""
+        return bool(self.refused) and not self._hired
+
     def none_left(self) -> ClusterError:
         """What to say when there is no worker."""
         why = f": {'; '.join(self.refused.values())}" if self.refused else "; see `ray status`"

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +30,8 @@ MOST_GIVEN = 2
 HANG_FACTOR, HANG_S = 20, 600.0
 # So long a run waits for a node when it has none.
 PATIENCE_S = 300.0
+# It waits no longer than that where all nodes that there are were refused.
+IMPATIENCE_S = 10.0
 _WAIT_S = 0.02
 
 
@@ -88,6 +90,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._longest_s = 0.0
         self._had_workers_at = time.monotonic()
+        self._waiting = 0
         self._is_closed = False
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -109,9 +112,7 @@ class Scheduler:
         try:
             for index in range(len(job.calls)):
                 with self._changed:
-                    while index not in job.results:
-                        self._check()
-                        self._changed.wait(1.0)
+                    self._wait_for(lambda: index in job.results)  # noqa: B023 - called here only
                     found = job.results.pop(index)
                 if isinstance(found, BaseException):
                     raise found
@@ -135,9 +136,7 @@ class Scheduler:
     def workers(self) -> int:
         """How many there are now, at least one: waits for the first. Raises ClusterError where none comes."""
         with self._changed:
-            while not len(self._pool):
-                self._check()
-                self._changed.wait(1.0)
+            self._wait_for(lambda: bool(len(self._pool)))
             return len(self._pool)
 
     def close(self) -> None:
@@ -148,18 +147,26 @@ class Scheduler:
         self._thread.join()
         self._pool.close()
 
-    def _check(self) -> None:
-        if self._broken is not None:
-            raise self._broken
-        if time.monotonic() - self._had_workers_at > self._patience_s:
-            raise self._pool.none_left()
+    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Until something is so, for as long as there is hope. To be called with `_changed` held."""
+        self._waiting += 1
+        try:
+            while not is_so():
+                if self._broken is not None:
+                    raise self._broken
+                without_s = time.monotonic() - self._had_workers_at
+                if without_s > (IMPATIENCE_S if self._pool.is_hopeless else self._patience_s):
+                    raise self._pool.none_left()
+                self._changed.wait(1.0)
+        finally:
+            self._waiting -= 1
 
     def _run(self) -> None:
         try:
             while not self._is_closed:
                 with self._changed:
                     self._pool.refresh()
-                    if len(self._pool) or (not self._jobs and self._had_workers_at):
+                    if len(self._pool) or not self._waiting:
                         self._had_workers_at = time.monotonic()
                     self._hand_out()
                     references = [one.reference for worker in self._pool for one in worker.given]

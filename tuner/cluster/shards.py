@@ -23,6 +23,11 @@ class ImageRange:
         return self.stop - self.start
 
 
+def most_ranges(images: int, image_s: float) -> int:
+    """How many workers so many images keep busy: each range as short as it may be."""
+    return math.ceil(images / math.ceil(SHORTEST_S / image_s))
+
+
 def cut(images: int, workers: int, image_s: float = UNKNOWN_S) -> list[ImageRange]:
     """Ranges that cover all images in order, large ones first.
 

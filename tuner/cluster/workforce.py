@@ -16,7 +16,7 @@ from tuner.cluster.facts import read_facts
 from tuner.cluster.pool import Pool, PoolSettings
 from tuner.cluster.recipe import FoundRange, ImageChunk, Recipe, Stored
 from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Call, Job, Scheduler
-from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut
+from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut, most_ranges
 from tuner.detections import Detections
 from tuner.engine import Engine
 from tuner.errors import ClusterError
@@ -32,6 +32,10 @@ _Result = TypeVar("_Result")
 
 # Entries of so many images travel together, and stay with the workers that had some of them.
 CHUNK = 256
+# So many plans at most are drawn side by side: more would be drawn blindly.
+MOST_AT_ONCE = 8
+# Both the plan that follows where one passes, and the one that follows where it does not.
+LEAST_AHEAD = 2
 # What is asked for goes before what may be asked for.
 _NOW, _MAYBE = 0, 1
 
@@ -77,15 +81,18 @@ class ClusterWorkforce:
         self._begun: dict[tuple[EvaluationImages, str], Job] = {}
         self.image_s = UNKNOWN_S
 
-    @property
-    def at_once(self) -> int:
+    def at_once(self, images: EvaluationImages | None) -> int:
         """See `Workforce`."""
-        return 1
+        if images is None:
+            return 1
+        return min(MOST_AT_ONCE, max(1, self._scheduler.workers // most_ranges(len(images.dataset), self.image_s)))
 
-    @property
-    def ahead(self) -> int:
-        """See `Workforce`."""
-        return 0
+    def ahead(self, images: EvaluationImages | None) -> int:
+        """See `Workforce`: none where what waits is this machine, which has enough to do."""
+        if images is None:
+            return 0
+        at_once = self.at_once(images)
+        return LEAST_AHEAD * at_once if len(self._pool.hosts) > 1 else at_once - 1
 
     @contextmanager
     def running(
