@@ -248,6 +248,17 @@ def test_an_image_is_matched_as_pycocotools_matches_every_category(masks: bool, 
         np.testing.assert_array_equal(matches.objects, truth_ids[~crowd], strict=True)
 
 
+def test_categories_that_are_not_asked_for_are_not_matched() -> None:
+    (truth, *_), (found, *_) = random_scene(2)
+    every, some = match_image(truth, found, [1, 3, 90]), match_image(truth, found, [3, 90])
+    assert 1 in every.objects
+    kept = every.category_ids != 1
+    assert np.count_nonzero(~kept) > 0
+    for name in ("category_ids", "scores", "outcomes"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[kept], strict=True)
+    np.testing.assert_array_equal(some.objects, every.objects)
+
+
 def test_parts_of_a_real_detector_are_the_whole(assets: Path) -> None:
     dataset = open_dataset(assets / "coco_val", annotations=assets / "coco_val/instances_with_masks.json", limit=40)
     with ModelRunner(load_model(assets / "detectors/fastestdet.pb")) as runner:

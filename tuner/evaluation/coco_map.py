@@ -148,7 +148,7 @@ def category_curves(tables: CocoTables, backend: CocoBackend = CocoBackend.FASTE
 def metrics_of(curves: Sequence[CategoryCurves]) -> CocoMetrics:
     """The figures of all categories together, summarised by pycocotools from curves of either evaluator.
 
-    curves: in any order. Raises EvaluationError where a category's size class is missing or given twice.
+    curves: of every part, in any order. Raises EvaluationError where a category's size class is missing or given twice.
     """
     category_ids = sorted({i for part in curves for i in part.category_ids})
     # As the evaluators lay them out: numpy's sums depend on the order in memory.
@@ -161,7 +161,8 @@ def metrics_of(curves: Sequence[CategoryCurves]) -> CocoMetrics:
         precision[:, :, *where] = part.precision
         recall[:, *where] = part.recall
         given[where] += 1
-    for category, size in np.argwhere(given != 1).tolist():
+    if (given != 1).any():
+        category, size = np.argwhere(given != 1)[0].tolist()
         raise EvaluationError(
             f"category {category_ids[category]}: the curves of size class {SIZE_CLASSES[size]} were given "
             f"{given[category, size]} times; expected once"
@@ -194,12 +195,12 @@ def match_image(
     categories = detected["category_id"]
     rank = np.arange(len(detected)) - np.searchsorted(categories, categories)
     detected, categories = detected[rank < DETECTION_LIMITS[-1]], categories[rank < DETECTION_LIMITS[-1]]
-    annotated = tables.of_categories(set(tables.annotated["category_id"].tolist()))
+    annotated = tables.of_categories(set(tables.annotated["category_id"].tolist()).intersection(category_ids))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _with_pycocotools(annotated)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.evaluate()
-    # Where nothing is annotated, nothing is found: false alarms, but for boxes that are no boxes.
+    # Of other categories nothing can be found: false alarms, but for a box of negative area, which COCO ignores.
     ((smallest, largest),) = evaluation.params.areaRng
     ignored = (detected["area"] < smallest) | (detected["area"] > largest)
     outcomes = np.repeat(np.where(ignored, -1, 0).astype(np.int8)[:, np.newaxis], IOU_THRESHOLDS, axis=1)

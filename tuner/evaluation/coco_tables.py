@@ -103,7 +103,7 @@ def coco_tables(
     are left out. iou_type: with SEGM all need masks.
 
     Raises EvaluationError when the two do not pair, an image id occurs twice, nothing but crowds is annotated, a box
-    or score is not finite, or not one detected category is among the annotated ones.
+    or score is not finite, masks are missing, or not one detected category is among the annotated ones.
     """
     _check(truths, detections)
     annotated = _ids(truth.ground_truth.category_ids for truth in truths)
