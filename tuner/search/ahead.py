@@ -14,8 +14,8 @@ from tuner.trial import Proposal
 LIKELY, UNLIKELY = 0.8, 0.2
 # One passes with fewer of its int8 operators: the plan lies between that and what fails, as in a bisection.
 BETWEEN = 0.5
-# Nothing is known: searches begin at the fast end, and more plans fail than pass. Above 0.38, where both outcomes of one
-# step (p and 1 - p) are followed before two failures in a row, (1 - p)^2.
+# Nothing is known: searches begin at the fast end, and more plans fail than pass. Above 0.38 both outcomes of one step,
+# p and 1 - p, are followed before two failures in a row, (1 - p)^2.
 UNKNOWN = 0.4
 # So many steps ahead are taken for each proposal that is wanted, and no more: what they lead to may be the same.
 MOST_STEPS = 2
