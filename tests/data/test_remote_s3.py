@@ -100,7 +100,9 @@ def test_what_is_not_there_is_told(url: str, message: str) -> None:
 
 def test_a_missing_shard_is_named(bucket: Any) -> None:
     bucket.rm("sets/shapes/e.record-00001-of-00003")
-    with pytest.raises(DatasetError, match=r"^s3://sets/shapes: e.record-\?+-of-00003: shard 00001 is missing; found 2"):
+    with pytest.raises(
+        DatasetError, match=r"^s3://sets/shapes: e.record-\?+-of-00003: shard 00001 is missing; found 2"
+    ):
         open_dataset(Address("s3://sets/shapes"))
 
 
