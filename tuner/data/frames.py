@@ -24,7 +24,7 @@ _HEADER_BYTES = 12
 _FRAME_BYTES = 16
 
 # Large enough that a request's latency costs little, small enough that the first image does not cost a whole file.
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2 * 2**20
 _CHUNKS_AT_ONCE = 2
 
 

@@ -146,7 +146,9 @@ def _refusal(error: Exception, address: Address) -> tuple[DatasetError, bool]:
         return DatasetError(f"{address}: cannot be read: access is refused"), True
     if isinstance(cause, FileNotFoundError | NotADirectoryError) or status in (404, 410):
         return NotThere(f"{address}: no such file or folder"), True
-    return DatasetError(f"{address}: cannot be read: {_one_line(cause)}"), isinstance(cause, IsADirectoryError)
+    # Who waited for minutes in vain is told, not made to wait again.
+    for_good = isinstance(cause, IsADirectoryError | TimeoutError)
+    return DatasetError(f"{address}: cannot be read: {_one_line(cause)}"), for_good
 
 
 def _one_line(error: BaseException) -> str:
