@@ -35,6 +35,11 @@ class Address:
         return self.url.partition("://")[0].lower()
 
     @property
+    def lacks_a_secret(self) -> bool:
+        """Whether it was read where it had been written without its password."""
+        return f":{HIDDEN}@" in self.url or f"={HIDDEN}" in self.url
+
+    @property
     def of_the_web(self) -> bool:
         """Whether it is of http or https, where a question mark begins a query."""
         return self.protocol in ("http", "https")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tuner.address import HIDDEN, Address, without_secrets
+from tuner.address import Address, without_secrets
 from tuner.errors import DatasetError, did_you_mean
 
 _Answer = TypeVar("_Answer")
@@ -52,10 +52,10 @@ def files_like(pattern: Address) -> list[Address]:
     """The files that match a pattern, by name. Raises NotThere where none do, and DatasetError as `look_up`."""
 
     def listed(files: Any, path: str) -> list[Address]:
-        found = files.glob(path, detail=True)
+        found = [name for name, one in files.glob(path, detail=True).items() if one["type"] == "file"]
         if not found:
             raise FileNotFoundError
-        return [_address(pattern, path, files, name) for name, one in found.items() if one["type"] == "file"]
+        return [_address(pattern, path, files, name) for name in found]
 
     return sorted(_ask(pattern, listed), key=lambda address: address.url)
 
@@ -108,15 +108,15 @@ def _ask(address: Address, question: Callable[[Any, str], _Answer]) -> _Answer:
 
 def _file_system(address: Address) -> tuple[Any, str]:
     """The file system of an address, and the path in it."""
-    if HIDDEN in address.url:
+    if address.lacks_a_secret:
         raise DatasetError(f"{address}: its password is not kept in files; name the set with --dataset_location")
     try:
         import fsspec  # noqa: PLC0415 - only who names an address needs it
-        from fsspec.registry import known_implementations  # noqa: PLC0415
+        from fsspec.registry import known_implementations, registry  # noqa: PLC0415
     except ImportError:
         raise DatasetError(f"{address}: an address needs fsspec: pip install 'tuner[remote]'") from None
-    if address.protocol not in known_implementations:
-        near = did_you_mean(address.protocol, known_implementations)
+    if address.protocol not in (protocols := {*known_implementations, *registry}):
+        near = did_you_mean(address.protocol, protocols)
         raise DatasetError(f"{address}: fsspec knows no protocol {address.protocol!r}{near}")
     try:
         files, path = fsspec.core.url_to_fs(address.url)
