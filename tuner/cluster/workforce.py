@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from tuner.cluster.address import parse_address
 from tuner.cluster.connection import connected
 from tuner.cluster.facts import read_facts
+from tuner.cluster.jobs import Call, Job
 from tuner.cluster.pool import Pool, PoolSettings
 from tuner.cluster.recipe import FoundRange, ImageChunk, Recipe, Stored
-from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Call, Job, Scheduler
+from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Scheduler
 from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut, most_ranges
 from tuner.detections import Detections
 from tuner.engine import Engine
