@@ -44,16 +44,30 @@ class Job:
             self.results[index] = result
             self.answered += 1
 
+    def wait_again(self, index: int) -> None:
+        """A call that was handed out goes to somebody else, before all others."""
+        if not self.is_over:
+            self.waiting.appendleft(index)
+
+    @property
+    def is_due(self) -> bool:
+        """Of what is to be alone: whether it is its turn, and was not done."""
+        return self.answered < len(self.calls) and (self.after is None or not self.after.waiting)
+
 
 @dataclass(eq=False)
 class Handed:
-    """A call on its way. reference: of its result. since: when it was its turn, by the monotonic clock."""
+    """A call on its way.
+
+    reference: of its result. since: when it was its turn, by the monotonic clock; None while it waits for that.
+    """
 
     job: Job
     index: int
     reference: Any
-    since: float
+    since: float | None
 
     @property
     def call(self) -> Call:
+        """What is called."""
         return self.job.calls[self.index]
