@@ -13,6 +13,22 @@ from ray.cluster_utils import Cluster
 from tuner.cluster.workforce import ClusterSettings, ClusterWorkforce, cluster_workforce
 
 PATIENCE_S = 120.0
+# What waits for workers would wait for ever if one got lost.
+LIMIT_S = 180
+
+
+@pytest.fixture(autouse=True)
+def limited(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that hangs fails."""
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError(f"{request.node.name}: hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(15 if "scheduler" in request.node.nodeid else LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @dataclass

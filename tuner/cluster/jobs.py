@@ -8,13 +8,18 @@ from typing import Any
 
 @dataclass(eq=False)
 class Call:
-    """A method of a worker to be called. keeps: what the worker then has and need not fetch again. told: in words."""
+    """A method of a worker to be called. keeps: what the worker then has and need not fetch again. told: in words.
+
+    deaths: how many workers were lost with it. lost_on: by node, the last of them there, and why. unreadable_on: by
+    node, why it cannot read the images.
+    """
 
     method: str
     arguments: Sequence[Any]
     told: str
     keeps: object = None
     deaths: int = 0
+    lost_on: dict[str, tuple[Any, str]] = field(default_factory=dict)
     unreadable_on: dict[str, str] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -119,6 +120,7 @@ class Scheduler:
             while not self._is_closed:
                 with self._changed:
                     self._pool.refresh()
+                    self._give_back()
                     if len(self._pool) or not self._waiting:
                         self._had_workers_at = time.monotonic()
                     self._hand_out()
@@ -173,7 +175,8 @@ class Scheduler:
                 return
 
     def _may_have(self, worker: Hired, call: Call) -> bool:
-        return worker.node_id not in call.unreadable_on or self._pool.hosts.keys() <= call.unreadable_on.keys()
+        failed_on = call.unreadable_on.keys() | call.lost_on.keys()
+        return worker.node_id not in failed_on or self._pool.hosts.keys() <= failed_on
 
     def _give(self, worker: Hired, job: Job, index: int) -> None:
         call = job.calls[index]
@@ -214,6 +217,9 @@ class Scheduler:
             self._failed(worker, handed, _as_error(found))
         else:
             handed.job.answer(handed.index, found)
+            for lost, why in handed.call.lost_on.values():
+                if not lost.has_worked:
+                    self._pool.blame(lost, why)
             for node_id, message in handed.call.unreadable_on.items():
                 self._pool.refuse(node_id, self._pool.hosts.get(node_id, node_id), f"it cannot read images: {message}")
 
@@ -234,18 +240,28 @@ class Scheduler:
         worker.given.clear()
         self._pool.lose(worker, why)
         handed.call.deaths += 1
+        handed.call.lost_on[worker.node_id] = worker, why
         if handed.call.deaths < MOST_DEATHS:
             behind.insert(0, handed)
         else:
             told = f"{handed.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
             handed.job.answer(handed.index, EvaluationError(told))
-        for one in reversed(behind):
+        for one in behind:
             self._again(one)
+
+    def _give_back(self) -> None:
+        """Calls of workers that were let go with their node go to others; none is to blame for that."""
+        for worker in self._pool.let_go:
+            for handed in worker.given:
+                self._again(handed)
+        self._pool.let_go.clear()
 
     @staticmethod
     def _again(handed: Handed) -> None:
+        waiting = handed.job.waiting
         if not handed.job.is_over:
-            handed.job.waiting.appendleft(handed.index)
+            # In its place: the first one is waited for first.
+            waiting.insert(bisect_left(waiting, handed.index), handed.index)
 
 
 def _answered(references: Sequence[Any]) -> set[Any]:
