@@ -61,4 +61,5 @@ class Handed:
 
     @property
     def call(self) -> Call:
+        """What was handed out."""
         return self.job.calls[self.index]

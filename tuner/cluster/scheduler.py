@@ -70,6 +70,10 @@ class Scheduler:
                     found = job.results.pop(index)
                 if isinstance(found, BaseException):
                     raise found
+                if isinstance(found, Failure):
+                    if found.before is not None:
+                        yield found.before
+                    raise _as_error(found)
                 yield found
         finally:
             self.cancel(job)
@@ -214,7 +218,7 @@ class Scheduler:
         worker.has_worked = True
         self._longest_s = max(self._longest_s, now - handed.since)
         if isinstance(found, Failure):
-            self._failed(worker, handed, _as_error(found))
+            self._failed(worker, handed, found)
         else:
             handed.job.answer(handed.index, found)
             for lost, why in handed.call.lost_on.values():
@@ -223,16 +227,16 @@ class Scheduler:
             for node_id, message in handed.call.unreadable_on.items():
                 self._pool.refuse(node_id, self._pool.hosts.get(node_id, node_id), f"it cannot read images: {message}")
 
-    def _failed(self, worker: Hired, handed: Handed, error: TunerError) -> None:
+    def _failed(self, worker: Hired, handed: Handed, failure: Failure) -> None:
         """A node may not have the files that others have; then one of those reads them."""
         call = handed.call
-        if isinstance(error, DatasetError):
-            call.unreadable_on[worker.node_id] = str(error)
+        if failure.kind == DatasetError.__name__:
+            call.unreadable_on[worker.node_id] = failure.message
             others = self._pool.hosts.keys() - call.unreadable_on.keys()
             if others and len(call.unreadable_on) < MOST_UNREADABLE:
                 self._again(handed)
                 return
-        handed.job.answer(handed.index, error)
+        handed.job.answer(handed.index, failure)
 
     def _lost(self, worker: Hired, handed: Handed, why: str) -> None:
         """A worker died or hangs with a call: that one, and those behind it, go to others."""

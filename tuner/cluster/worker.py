@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -78,19 +79,26 @@ class Worker:
         given = [ray.get(one.reference) if isinstance(one, Stored) else one for one in arguments]
         return _told(lambda: function(*given))
 
-    def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange:
+    def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         model, runner = self._graph(recipe)
         chunk: ImageChunk = self._value(stored)
         entries = chunk.entries[part.start : part.stop]
         dataset = DetectionDataset(entries, chunk.category_ids, (), _DECODERS, chunk.steps, {}, self._store)
         started, found = time.perf_counter(), []
-        for entry, sample in zip(entries, dataset, strict=True):
-            if ray.get_runtime_context().is_canceled():
-                raise Cancelled
-            detections = runner.detect(sample.image, masks=chunk.masks, view=sample.view)
-            truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
-            found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
-        return FoundRange(model.sha256, found, time.perf_counter() - started)
+
+        def look() -> None:
+            for entry, sample in zip(entries, dataset, strict=True):
+                if ray.get_runtime_context().is_canceled():
+                    raise Cancelled
+                detections = runner.detect(sample.image, masks=chunk.masks, view=sample.view)
+                truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
+                found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
+
+        failure = _told(look)
+        whole = FoundRange(model.sha256, found, time.perf_counter() - started)
+        if failure is None:
+            return whole
+        return replace(failure, before=whole) if found else failure
 
     def _graph(self, recipe: Recipe) -> tuple[DetectionModel, ModelRunner]:
         if recipe.key not in self._graphs:
