@@ -20,8 +20,10 @@ def test_clusters_that_run(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "local", "local:", "local:0", "local:-1", "local:10000", "local: 2", "Auto", "10.0.0.7:6379", "ray://"]
-    + ["ray://user@host:1", "ray://host:1/path", "ray://host:1?token=secret", "auto\n", "local:2\n"],
+    [
+        *("", "local", "local:", "local:0", "local:-1", "local:10000", "local: 2", "local:2\n", "Auto", "auto\n"),
+        *("10.0.0.7:6379", "ray://", "ray://user@host:1", "ray://host:1/path", "ray://host:1?token=secret"),
+    ],
 )
 def test_what_is_no_address_is_told_in_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--cluster: got .*; expected local:N .*, auto .* or ray://HOST:PORT$"):

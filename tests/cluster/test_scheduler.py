@@ -215,7 +215,7 @@ def test_an_image_that_nobody_can_read_is_told_in_its_turn(start: Start, nodes: 
     scheduler = start(*machines)
     results = scheduler.results(scheduler.submit(job(6)))
     assert list(islice(results, 2)) == [0, 2]
-    with pytest.raises(DatasetError, match="^a.jpg: damaged$"):
+    with pytest.raises(DatasetError, match=r"^a.jpg: damaged$"):
         next(results)
     assert sum(node.handed.count(2) for node in machines) == min(nodes, 2)
     assert list(scheduler.results(scheduler.submit(job(2)))) == [0, 2]
