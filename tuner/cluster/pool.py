@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 # How often the cluster is asked which nodes it has.
 NODES_EVERY_S = 1.0
-# A node on which so many workers died, none of which did anything, gets no more.
+# A node on which so many workers died that had done nothing, and not by what others did later, gets no more.
 MOST_IDLE_DEATHS = 3
 
 
@@ -95,6 +95,7 @@ class Pool:
         self._hired: list[Hired] = []
         self._deaths: Counter[str] = Counter()
         self._looked_at = 0.0
+        self._alive: set[str] = set()
         self.refused: dict[str, str] = {}
         # Workers that are no more, whose calls somebody has to take over.
         self.gone: list[Hired] = []
@@ -120,7 +121,8 @@ class Pool:
     def pinned(self) -> str:
         """The node on which latency is taken: the driver's own where that has workers, and one for the whole run."""
         nodes = self.hosts
-        if self._pinned not in nodes and nodes:
+        # A node that only lost its workers gets new ones.
+        if self._pinned not in self._alive - self.refused.keys() and nodes:
             own = ray.get_runtime_context().get_node_id()
             chosen = own if own in nodes else next(iter(nodes))
             if self._pinned:
@@ -140,13 +142,16 @@ class Pool:
                 if worker.facts in begun:
                     self._welcome(worker)
 
-    def lose(self, worker: Hired, why: str, *, hung: bool = False) -> None:
+    def lose(self, worker: Hired, why: str) -> None:
         """A worker is dead, or is to be: another one takes its place at the next refresh."""
         if worker not in self._hired:
             return
         self._dismiss(worker)
         _log.warning("a worker on %s %s", worker.host, why)
-        self._deaths[worker.node_id] += 0 if worker.has_worked and not hung else 1
+
+    def blame(self, worker: Hired, why: str) -> None:
+        """A worker that had done nothing was lost, and not by what it was asked to do."""
+        self._deaths[worker.node_id] += 1
         if self._deaths[worker.node_id] >= MOST_IDLE_DEATHS:
             self.refuse(worker.node_id, worker.host, f"{MOST_IDLE_DEATHS} workers were lost there; the last one {why}")
 
@@ -171,7 +176,12 @@ class Pool:
         self._hired.clear()
 
     def _hire(self) -> None:
-        for node in ray.nodes():
+        nodes = ray.nodes()
+        self._alive = {node["NodeID"] for node in nodes if node["Alive"]}
+        # Those that were given nothing would not tell that they are gone.
+        for worker in [one for one in self._hired if one.is_ready and one.node_id not in self._alive]:
+            self.lose(worker, "was lost with its node")
+        for node in nodes:
             cpus = int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0
             node_id = node["NodeID"]
             if cpus < 1 or node_id in self.refused:
@@ -201,7 +211,9 @@ class Pool:
         except GetTimeoutError:
             return
         except RayError as error:
-            self.lose(worker, f"did not start: {in_one_line(error)}")
+            why = f"did not start: {in_one_line(error)}"
+            self.lose(worker, why)
+            self.blame(worker, why)
             return
         unlike = differences(found, self._expected)
         if unlike:

@@ -70,6 +70,10 @@ class Scheduler:
                     found = job.results.pop(index)
                 if isinstance(found, BaseException):
                     raise found
+                if isinstance(found, Failure):
+                    if found.before is not None:
+                        yield found.before
+                    raise _as_error(found)
                 yield found
         finally:
             self.cancel(job)
@@ -194,7 +198,8 @@ class Scheduler:
                 return
 
     def _may_have(self, worker: Hired, call: Call) -> bool:
-        return worker.node_id not in call.unreadable_on or self._pool.hosts.keys() <= call.unreadable_on.keys()
+        failed_on = call.unreadable_on.keys() | call.lost_on.keys()
+        return worker.node_id not in failed_on or self._pool.hosts.keys() <= failed_on
 
     def _collect(self, answered: Collection[Any]) -> None:
         now = time.monotonic()
@@ -229,35 +234,39 @@ class Scheduler:
         worker.has_worked = True
         self._longest_s = max(self._longest_s, now - (handed.since or now))
         if isinstance(found, Failure):
-            self._failed(worker, handed, _as_error(found))
+            self._failed(worker, handed, found)
         else:
             handed.job.answer(handed.index, found)
+            for lost, why in handed.call.lost_on.values():
+                if not lost.has_worked:
+                    self._pool.blame(lost, why)
             for node_id, message in handed.call.unreadable_on.items():
                 self._pool.refuse(node_id, self._pool.hosts.get(node_id, node_id), f"it cannot read images: {message}")
 
-    def _failed(self, worker: Hired, handed: Handed, error: TunerError) -> None:
+    def _failed(self, worker: Hired, handed: Handed, failure: Failure) -> None:
         """A node may not have the files that others have; then one of those reads them."""
         call = handed.call
-        if isinstance(error, DatasetError):
-            call.unreadable_on[worker.node_id] = str(error)
+        if failure.kind == DatasetError.__name__:
+            call.unreadable_on[worker.node_id] = failure.message
             others = self._pool.hosts.keys() - call.unreadable_on.keys()
             if others and len(call.unreadable_on) < MOST_UNREADABLE:
                 handed.job.wait_again(handed.index)
                 return
-        handed.job.answer(handed.index, error)
+        handed.job.answer(handed.index, failure)
 
     def _lost(self, worker: Hired, handed: Handed, why: str) -> None:
         """A worker died or hangs: what it had goes to others, a limited number of times."""
-        self._pool.lose(worker, why)
         with_it = [handed, *worker.given]
+        worker.given = with_it
+        self._pool.lose(worker, why)
         if any(one.job.rank for one in with_it) and not all(one.job.rank for one in with_it):
             # Nobody knows which of several graphs it was: what was not asked for yet is dropped.
             for job in [one for one in self._jobs if one.rank]:
                 self.cancel(job)
         else:
-            for one in with_it:
+            for one in with_it[: worker.slots]:
                 one.call.deaths += 1
-        worker.given.insert(0, handed)
+                one.call.lost_on[worker.node_id] = worker, why
         for one in [one for one in with_it if one.call.deaths >= MOST_DEATHS]:
             worker.given.remove(one)
             told = f"{one.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import ray
@@ -20,7 +20,7 @@ from tuner.data.images import ImageStore
 from tuner.errors import TunerError
 from tuner.evaluation.coco_map import CategoryCurves, CocoBackend, ImageTruth, category_curves
 from tuner.evaluation.latency import LatencyFigures
-from tuner.evaluation.workers import matched, trial_latency
+from tuner.evaluation.workers import Found, matched, trial_latency
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.quantization.ranges import Observation, observe
@@ -104,20 +104,27 @@ class Worker:
         given = [ray.get(one.reference) if isinstance(one, Stored) else one for one in arguments]
         return _told(lambda: function(*given))
 
-    def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange:
+    def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         chunk: ImageChunk = self._value(stored)
         entries = chunk.entries[part.start : part.stop]
         dataset = DetectionDataset(entries, chunk.category_ids, (), _DECODERS, chunk.steps, {}, self._store)
-        found = []
-        with self._graph(recipe) as loaded:
-            started = time.perf_counter()
+        found: list[Found] = []
+
+        def look() -> None:
             for entry, sample in zip(entries, dataset, strict=True):
                 if ray.get_runtime_context().is_canceled():
                     raise Cancelled
                 detections = loaded.runner.detect(sample.image, masks=chunk.masks, view=sample.view)
                 truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
                 found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
-            return FoundRange(loaded.model.sha256, found, time.perf_counter() - started)
+
+        with self._graph(recipe) as loaded:
+            started = time.perf_counter()
+            failure = _told(look)
+            whole = FoundRange(loaded.model.sha256, found, time.perf_counter() - started)
+        if failure is None:
+            return whole
+        return replace(failure, before=whole) if found else failure
 
     @contextmanager
     def _graph(self, recipe: Recipe) -> Iterator[_Loaded]:

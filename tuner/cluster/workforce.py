@@ -41,6 +41,8 @@ MOST_AT_ONCE = 8
 # From so many images on, COCO's figures take longer than to send them. In more parts than that they are not made
 # faster, since one category cannot be split.
 MANY_IMAGES, MOST_PARTS = 500, 32
+# About so long latency takes, with the session for it.
+LATENCY_S = 5.0
 # Where the last image of so many is kept, the others are taken to be.
 KEPT_TOGETHER = 32
 # More runs beside each other in one process wait for Python.
@@ -119,7 +121,8 @@ class ClusterWorkforce:
         recipe = self._recipe(model)
         finding = None if images is None else self._find(recipe, images, _NOW)
         calls = [] if image is None else [Call("latency", (recipe, image, self._threads), "latency")]
-        timing = self._scheduler.submit(Job(calls, after=finding, is_alone=True))
+        left = 0 if finding is None else self._left_for_latency(finding)
+        timing = self._scheduler.submit(Job(calls, after=finding, left=left, is_alone=True))
         try:
             yield _Running(self, model, finding, timing)
         finally:
@@ -206,6 +209,18 @@ class ClusterWorkforce:
         (found,) = self._scheduler.results(job)
         figures: LatencyFigures = found
         return figures
+
+    def _left_for_latency(self, finding: Job) -> int:
+        """How many calls the other nodes answer while one takes latency; none where there is no other node."""
+        nodes = len(self._pool.hosts)
+        images_meanwhile = LATENCY_S * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
+        left = 0
+        for call in reversed(finding.calls):
+            images_meanwhile -= len(call.arguments[-1])
+            if images_meanwhile < 0:
+                break
+            left += 1
+        return left
 
     def _check_graph(self, part: FoundRange, model: DetectionModel) -> None:
         if part.graph_sha256 != model.sha256:
