@@ -198,6 +198,8 @@ class Pool:
             num_cpus=cpus,
             max_restarts=0,
             max_task_retries=0,
+            # In order, the call after one that was cancelled on its way there waits half a minute for that one.
+            allow_out_of_order_execution=True,
             concurrency_groups={SEARCHING: slots, PREPARING: 1},
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )(Worker)
