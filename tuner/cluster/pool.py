@@ -54,6 +54,7 @@ class Hired:
     slots: int = 1
     is_ready: bool = False
     has_worked: bool = False
+    is_blamed: bool = False
     given: list[Handed] = field(default_factory=list)
     had: set[object] = field(default_factory=set)
     to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
@@ -151,7 +152,9 @@ class Pool:
 
     def blame(self, worker: Hired, why: str) -> None:
         """A worker that had done nothing was lost, and not by what it was asked to do."""
-        self._deaths[worker.node_id] += 1
+        # Each of the calls that it had tells of it.
+        self._deaths[worker.node_id] += not worker.is_blamed
+        worker.is_blamed = True
         if self._deaths[worker.node_id] >= MOST_IDLE_DEATHS:
             self.refuse(worker.node_id, worker.host, f"{MOST_IDLE_DEATHS} workers were lost there; the last one {why}")
 
