@@ -96,6 +96,11 @@ class ClusterWorkforce:
         self._begun: dict[tuple[EvaluationImages, str], Job] = {}
         self.image_s = UNKNOWN_S
 
+    @property
+    def described(self) -> str:
+        """Which machines there are now, in words."""
+        return self._pool.described
+
     def at_once(self, images: EvaluationImages | None) -> int:
         """See `Workforce`."""
         if images is None:
