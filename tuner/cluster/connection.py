@@ -39,7 +39,10 @@ def connected(address: ClusterAddress) -> Iterator[None]:
         else:
             ray.init(address=address.text, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        raise ClusterError(f"--cluster={address.text}: cannot be reached: {in_one_line(error)}") from error
+        cure = (
+            "" if address.local_workers else "; where it has a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        )
+        raise ClusterError(f"--cluster={address.text}: cannot be reached: {in_one_line(error)}{cure}") from error
     finally:
         _handle_again(before)
     try:

@@ -62,19 +62,15 @@ class Hired:
     def give(self, job: Job, index: int) -> None:
         """Hand it a call."""
         call = job.calls[index]
-        method = getattr(self.actor, call.method)
-        if call.method == "find":
-            method = method.options(concurrency_group=SEARCHING)
         since = time.monotonic() if len(self.given) < self.slots else None
-        self.given.append(Handed(job, index, method.remote(*call.arguments), since))
+        self.given.append(Handed(job, index, getattr(self.actor, call.method).remote(*call.arguments), since))
         if call.keeps is not None:
             self.had.add(call.keeps)
 
     def prepare_next(self) -> None:
         """Let it make the next graph ready, if there is one and it makes none."""
         if not self.prepares and self.to_prepare:
-            method = self.actor.prepare.options(concurrency_group=PREPARING)
-            self.preparing = method.remote(*self.to_prepare.popleft())
+            self.preparing = self.actor.prepare.remote(*self.to_prepare.popleft())
 
     @property
     def is_idle(self) -> bool:
