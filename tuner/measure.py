@@ -23,7 +23,7 @@ from tuner.progress import Clock, Progress, Silent
 from tuner.report.speed import TimedRun
 from tuner.timing import apply_compute
 from tuner.trial import Measurement
-from tuner.workforce import this_process
+from tuner.workforce import hired
 
 
 def evaluate(
@@ -31,6 +31,7 @@ def evaluate(
     model: Path,
     progress: Progress | None = None,
     *,
+    cluster: str | None = None,
     skip_bad_records: bool = False,
     cache_mb: int = 512,
     allow_code: bool = False,
@@ -38,20 +39,20 @@ def evaluate(
 ) -> Measurement:
     """Measure one model of any format on the whole evaluation set. Raises TunerError for what the user can mend.
 
-    allow_code: import what the settings name as module:name. allow_ops: as `load_model`.
+    cluster: as `TuningJob`. allow_code: import what the settings name as module:name. allow_ops: as `load_model`.
     """
     if config.evaluation.accuracy.labels == "model":
         raise ConfigError("evaluation.accuracy.labels: got model; a model alone cannot be compared with itself")
     clock = Clock(progress or Silent())
-    with clock.stage("load"):
-        loaded = open_model(config, model, allow_ops=allow_ops)
-        inputs = open_inputs(
-            config, skip_bad_records=skip_bad_records, cache_mb=cache_mb, fed_to=loaded, allow_code=allow_code
-        )
-    with clock.stage("evaluate"):
-        image = next(calibration_images(inputs.calibration, 1))
-        workers = this_process(config.evaluation.accuracy.configs)
-        return measure_fully(make_evaluator(config, inputs, image, clock.progress, workers=workers), loaded)
+    with hired(cluster, config.evaluation.accuracy.configs, cache_mb=cache_mb) as workers:
+        with clock.stage("load"):
+            loaded = open_model(config, model, allow_ops=allow_ops)
+            inputs = open_inputs(
+                config, skip_bad_records=skip_bad_records, cache_mb=cache_mb, fed_to=loaded, allow_code=allow_code
+            )
+        with clock.stage("evaluate"):
+            image = next(calibration_images(inputs.calibration, 1))
+            return measure_fully(make_evaluator(config, inputs, image, clock.progress, workers=workers), loaded)
 
 
 def benchmark(

@@ -57,6 +57,10 @@ SkipBadRecords = Annotated[bool, typer.Option("--skip-bad-records", help="Leave 
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Import what the settings name as module:name.")]
 AllowOps = Annotated[bool, typer.Option("--allow-ops", help="Take a model whose ops reach files, network or code.")]
 CacheMb = Annotated[int, typer.Option("--cache-mb", metavar="MIB", min=0, help="Memory for decoded images.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="WHERE", help="Workers that run graphs: local:N, auto or ray://HOST:PORT (Ray)."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that TensorFlow and others log.")]
 Model = Annotated[

@@ -1,7 +1,9 @@
 """One model, or two, as they are: accuracy, speed, and where the time goes."""
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +17,7 @@ from tuner.cli.app import (
     AllowOps,
     BatchSize,
     CacheMb,
+    Cluster,
     Config,
     Iterations,
     Location,
@@ -53,6 +56,7 @@ def evaluate(
     config: Config = None,
     batch_size: BatchSize = None,
     iters: Iterations = None,
+    cluster: Cluster = None,
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
     allow_code: AllowCode = False,
@@ -70,15 +74,17 @@ def evaluate(
     with hushed(verbose=verbose):
         from tuner import measure  # noqa: PLC0415
     progress = progress_on(console, quiet=quiet)
-    measurement = measure.evaluate(
-        settings,
-        model,
-        progress,
-        skip_bad_records=skip_bad_records,
-        cache_mb=cache_mb,
-        allow_code=allow_code,
-        allow_ops=allow_ops,
-    )
+    with redirect_stdout(sys.stderr):
+        measurement = measure.evaluate(
+            settings,
+            model,
+            progress,
+            cluster=cluster,
+            skip_bad_records=skip_bad_records,
+            cache_mb=cache_mb,
+            allow_code=allow_code,
+            allow_ops=allow_ops,
+        )
     show(measurement_table(measurement, model))
     return 0
 

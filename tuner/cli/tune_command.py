@@ -17,6 +17,7 @@ from tuner.cli.app import (
     AllowCode,
     AllowOps,
     CacheMb,
+    Cluster,
     Config,
     Location,
     Quiet,
@@ -123,12 +124,7 @@ def tune(
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="SQLAlchemy URL instead of the workspace's study.db.")
     ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster", metavar="WHERE", help="Workers that run graphs: local:N, auto or ray://HOST:PORT (Ray)."
-        ),
-    ] = None,
+    cluster: Cluster = None,
     skip_bad_records: SkipBadRecords = False,
     cache_mb: CacheMb = 512,
     allow_code: AllowCode = False,
@@ -192,7 +188,8 @@ def tune(
         with _signals_end_in_order():
             return _told_in_json(lambda progress: pipeline.tune(job, progress), lines, folder, start)
     try:
-        with _signals_end_in_order():
+        # What others print, of a cluster for instance, is no result.
+        with _signals_end_in_order(), redirect_stdout(sys.stderr):
             result = pipeline.tune(job, progress_on(console, quiet=quiet))
     except KeyboardInterrupt as stop:
         _tell_how_to_go_on(start.command(resume=bool(stop.args)))

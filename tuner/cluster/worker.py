@@ -14,7 +14,7 @@ from tuner.cluster.shards import ImageRange
 from tuner.data.dataset import DetectionDataset
 from tuner.data.images import ImageStore
 from tuner.errors import TunerError
-from tuner.evaluation.coco_map import ImageTruth
+from tuner.evaluation.coco_map import CategoryCurves, CocoBackend, ImageTruth, category_curves
 from tuner.evaluation.latency import LatencyFigures
 from tuner.evaluation.workers import matched, trial_latency
 from tuner.model.detection_model import DetectionModel
@@ -68,6 +68,10 @@ class Worker:
                 return trial_latency(runner, image)
 
         return _told(measure)
+
+    def curves(self, part: Stored, backend: CocoBackend) -> CategoryCurves | Failure:
+        """The curves of some categories over all images."""
+        return _told(lambda: category_curves(ray.get(part.reference), backend))
 
     def call(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         """What a function of the package gives; its arguments, as they are or stored."""

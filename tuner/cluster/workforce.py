@@ -20,7 +20,9 @@ from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut, most_ranges
 from tuner.detections import Detections
 from tuner.engine import Engine
 from tuner.errors import ClusterError
-from tuner.evaluation.coco_map import CocoBackend, CocoMetrics, IouType, coco_metrics
+from tuner.evaluation.coco_map import CocoBackend, CocoMetrics, IouType, coco_metrics, metrics_of
+from tuner.evaluation.coco_parts import category_parts
+from tuner.evaluation.coco_tables import coco_tables
 from tuner.evaluation.latency import LatencyFigures
 from tuner.evaluation.workers import EvaluationImages, Found, RunningGraph
 from tuner.files import json_sha256
@@ -34,6 +36,9 @@ _Result = TypeVar("_Result")
 CHUNK = 256
 # So many plans at most are drawn side by side: more would be drawn blindly.
 MOST_AT_ONCE = 8
+# From so many images on, COCO's figures take longer than to send them. In more parts than that they are not made
+# faster, since one category cannot be split.
+MANY_IMAGES, MOST_PARTS = 500, 32
 # Both the plan that follows where one passes, and the one that follows where it does not.
 LEAST_AHEAD = 2
 # What is asked for goes before what may be asked for.
@@ -113,8 +118,13 @@ class ClusterWorkforce:
     def metrics(
         self, images: EvaluationImages, detections: Sequence[Detections], backend: CocoBackend, iou_type: IouType
     ) -> CocoMetrics:
-        """See `Workers`."""
-        return coco_metrics(images.truths, detections, backend, iou_type)
+        """See `Workers`: where there are many images, each worker makes the curves of some categories."""
+        workers = self._scheduler.workers
+        if len(images.dataset) < MANY_IMAGES or workers == 1:
+            return coco_metrics(images.truths, detections, backend, iou_type)
+        parts = category_parts(coco_tables(images.truths, detections, iou_type), min(workers, MOST_PARTS))
+        calls = [Call("curves", (self._store(part), backend), f"curves of part {i}") for i, part in enumerate(parts, 1)]
+        return metrics_of(list(self._scheduler.results(self._scheduler.submit(Job(calls)))))
 
     def alone(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """See `Workers`: on the pinned node, in the order in which it is asked for."""

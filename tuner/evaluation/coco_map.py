@@ -1,9 +1,15 @@
-"""COCO's figures for boxes and masks: the only door to the evaluators, and the only place where boxes are in pixels."""
+"""COCO's figures for boxes and masks: the only door to the evaluators.
+
+The authority takes most of a minute for 5,000 images, and every category by itself until the very last means. So the
+figures can be made in parts, in other processes or on other machines, and are the same to the last bit:
+
+    parts = category_parts(coco_tables(truths, detections), 64)
+    metrics = metrics_of([category_curves(part, backend) for part in parts])
+"""
 
 import contextlib
 import io
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,8 +20,24 @@ import pycocotools.coco
 import pycocotools.cocoeval
 from numpy.typing import NDArray
 
-from tuner.detections import Detections, GroundTruth
+from tuner.detections import Detections
 from tuner.errors import EvaluationError
+from tuner.evaluation.coco_tables import SIZE_CLASSES, CocoTables, ImageTruth, IouType, coco_tables, image_tables
+
+__all__ = [
+    "COCO_FIGURES",
+    "IOU_THRESHOLDS",
+    "CategoryCurves",
+    "CocoBackend",
+    "CocoMetrics",
+    "ImageMatches",
+    "ImageTruth",
+    "IouType",
+    "category_curves",
+    "coco_metrics",
+    "match_image",
+    "metrics_of",
+]
 
 COCO_FIGURES = (
     "mAP",
@@ -33,6 +55,8 @@ COCO_FIGURES = (
 )  # in the order in which both evaluators state them
 
 IOU_THRESHOLDS = 10  # 0.50, 0.55 .. 0.95
+RECALLS = 101  # 0, 0.01 .. 1
+DETECTION_LIMITS = (1, 10, 100)  # of each category in an image
 
 
 class CocoBackend(StrEnum):
@@ -40,23 +64,6 @@ class CocoBackend(StrEnum):
 
     PYCOCOTOOLS = "pycocotools"
     FASTER = "faster-coco-eval"
-
-
-class IouType(StrEnum):
-    """What of an object is compared: its box, or its mask."""
-
-    BBOX = "bbox"
-    SEGM = "segm"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTruth:
-    """What is annotated in one image. height, width: in pixels."""
-
-    image_id: int
-    height: int
-    width: int
-    ground_truth: GroundTruth
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,22 @@ class CocoMetrics:
     ap_by_category: Mapping[int, float]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CategoryCurves:
+    """What an evaluator says of K categories and A size classes, before any mean is taken; -1 where none is annotated.
+
+    category_ids: [K], ascending. sizes: [A], indices into SIZE_CLASSES.
+    precision: [10, 101, K, A, 3] float64, at IoU 0.50, 0.55 .. 0.95, recall 0, 0.01 .. 1, and at most 1, 10 and 100
+    detections of a category in an image.
+    recall: [10, K, A, 3] float64, the highest that is reached.
+    """
+
+    category_ids: tuple[int, ...]
+    sizes: tuple[int, ...]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
 def coco_metrics(
     truths: Sequence[ImageTruth],
     detections: Sequence[Detections],
@@ -103,31 +126,58 @@ def coco_metrics(
     Raises EvaluationError when the two do not pair, an image id occurs twice, nothing but crowds is annotated, a box
     or score is not finite, or not one detected category is among the annotated ones.
     """
-    _check(truths, detections)
-    categories = sorted(_ids(truth.ground_truth.category_ids for truth in truths))
-    images = [{"id": truth.image_id, "height": truth.height, "width": truth.width} for truth in truths]
-    annotated, detected = [
-        {"images": images, "categories": [{"id": i, "name": str(i)} for i in categories], "annotations": rows}
-        for rows in (_annotated(truths, iou_type), _detected(truths, detections, set(categories), iou_type))
-    ]
+    return metrics_of([category_curves(coco_tables(truths, detections, iou_type), backend)])
+
+
+def category_curves(tables: CocoTables, backend: CocoBackend = CocoBackend.FASTER) -> CategoryCurves:
+    """Evaluate and accumulate the categories and size classes of `tables`, at least one of each."""
     # pycocotools prints its progress; stdout belongs to the results.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _EVALUATIONS[backend](annotated, detected, iou_type)
+        evaluation = _EVALUATIONS[backend](tables)
+        evaluation.params.areaRng = [evaluation.params.areaRng[size] for size in tables.sizes]
         evaluation.evaluate()
         evaluation.accumulate()
+    return CategoryCurves(
+        tables.category_ids,
+        tables.sizes,
+        np.asarray(evaluation.eval["precision"]),
+        np.asarray(evaluation.eval["recall"]),
+    )
+
+
+def metrics_of(curves: Sequence[CategoryCurves]) -> CocoMetrics:
+    """The figures of all categories together, summarised by pycocotools from curves of either evaluator.
+
+    curves: of every part, in any order. Raises EvaluationError where a category's size class is missing or given twice.
+    """
+    category_ids = sorted({i for part in curves for i in part.category_ids})
+    # As the evaluators lay them out: numpy's sums depend on the order in memory.
+    shape = (len(category_ids), len(SIZE_CLASSES), len(DETECTION_LIMITS))
+    precision = np.full((IOU_THRESHOLDS, RECALLS, *shape), -1.0)
+    recall = np.full((IOU_THRESHOLDS, *shape), -1.0)
+    given = np.zeros(shape[:2], np.intp)
+    for part in curves:
+        where: tuple[Any, ...] = np.ix_(np.searchsorted(category_ids, part.category_ids), np.array(part.sizes))
+        precision[:, :, *where] = part.precision
+        recall[:, *where] = part.recall
+        given[where] += 1
+    if (given != 1).any():
+        category, size = np.argwhere(given != 1)[0].tolist()
+        raise EvaluationError(
+            f"category {category_ids[category]}: the curves of size class {SIZE_CLASSES[size]} were given "
+            f"{given[category, size]} times; expected once"
+        )
+    evaluation = pycocotools.cocoeval.COCOeval(iouType=IouType.BBOX.value)
+    evaluation.eval = {"precision": precision, "recall": recall}
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.summarize()
-    # precision: [IoU thresholds, recalls, categories, size classes, detection limits]; -1 where nothing is annotated.
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    of_all_sizes = precision[:, :, :, 0, -1]
     return CocoMetrics(
-        figures={
-            name: float(value)
-            for name, value in zip(COCO_FIGURES, evaluation.stats[: len(COCO_FIGURES)], strict=True)
-            if value >= 0
-        },
+        figures={name: float(value) for name, value in zip(COCO_FIGURES, evaluation.stats, strict=True) if value >= 0},
         ap_by_category={
-            category: float(precision[:, :, k].mean())
-            for k, category in enumerate(categories)
-            if precision[0, 0, k] >= 0
+            category: float(of_all_sizes[:, :, k].mean())
+            for k, category in enumerate(category_ids)
+            if of_all_sizes[0, 0, k] >= 0
         },
     )
 
@@ -139,157 +189,50 @@ def match_image(
 
     Raises EvaluationError for a box or score that is not finite.
     """
-    _check_finite(truth, found)
-    annotated, detected = _annotated([truth], iou_type), _detected([truth], [found], category_ids, iou_type)
-    present = sorted({row["category_id"] for row in annotated + detected})
-    image = {"id": truth.image_id, "height": truth.height, "width": truth.width}
-    truth_table, found_table = (
-        {"images": [image], "categories": [{"id": i} for i in present], "annotations": rows}
-        for rows in (annotated, detected)
-    )
+    tables = image_tables(truth, found, iou_type)
+    detected = tables.detected[np.isin(tables.detected["category_id"], list(category_ids))]
+    detected = detected[np.lexsort((-detected["score"], detected["category_id"]))]
+    categories = detected["category_id"]
+    rank = np.arange(len(detected)) - np.searchsorted(categories, categories)
+    detected, categories = detected[rank < DETECTION_LIMITS[-1]], categories[rank < DETECTION_LIMITS[-1]]
+    annotated = tables.of_categories(set(tables.annotated["category_id"].tolist()).intersection(category_ids))
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _with_pycocotools(truth_table, found_table, iou_type)
+        evaluation = _with_pycocotools(annotated)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.evaluate()
-    matches = evaluation.evalImgs  # one for each category: matched and ignored are [10, detections]
-    outcomes = [
-        np.where(match["dtIgnore"], -1, match["dtMatches"] > 0).astype(np.int8).reshape(IOU_THRESHOLDS, -1).T
-        for match in matches
-    ]
-    objects = [row["category_id"] for row in annotated if not row["iscrowd"]]
+    # Of other categories nothing can be found: false alarms, but for a box of negative area, which COCO ignores.
+    ((smallest, largest),) = evaluation.params.areaRng
+    ignored = (detected["area"] < smallest) | (detected["area"] > largest)
+    outcomes = np.repeat(np.where(ignored, -1, 0).astype(np.int8)[:, np.newaxis], IOU_THRESHOLDS, axis=1)
+    for match in evaluation.evalImgs:  # one for each annotated category: matched and ignored are [10, detections]
+        matched = np.where(match["dtIgnore"], -1, match["dtMatches"] > 0)
+        outcomes[categories == match["category_id"]] = matched.reshape(IOU_THRESHOLDS, -1).T
     return ImageMatches(
-        np.repeat(np.array(present, np.int64), [len(match["dtScores"]) for match in matches]),
-        np.array([score for match in matches for score in match["dtScores"]], np.float32),
-        np.concatenate([np.zeros((0, IOU_THRESHOLDS), np.int8), *outcomes]),
-        np.array(objects, np.int64),
+        categories,
+        detected["score"].astype(np.float32),
+        outcomes,
+        tables.annotated["category_id"][tables.annotated["iscrowd"] == 0],
     )
 
 
-def _with_pycocotools(truth: dict[str, Any], found: dict[str, Any], iou_type: IouType) -> Any:
-    return pycocotools.cocoeval.COCOeval(
-        _indexed(pycocotools.coco.COCO(), truth), _indexed(pycocotools.coco.COCO(), found), iou_type.value
-    )
+def _with_pycocotools(tables: CocoTables) -> Any:
+    annotated, detected = (_indexed(pycocotools.coco.COCO(), dataset) for dataset in tables.as_datasets())
+    return pycocotools.cocoeval.COCOeval(annotated, detected, tables.iou_type.value)
 
 
-def _with_faster(truth: dict[str, Any], found: dict[str, Any], iou_type: IouType) -> Any:
-    return faster_coco_eval.COCOeval_faster(
-        _indexed(faster_coco_eval.COCO(), truth),
-        _indexed(faster_coco_eval.COCO(), found),
-        iou_type.value,
-        extra_calc=False,
-    )
+def _with_faster(tables: CocoTables) -> Any:
+    annotated, detected = (_indexed(faster_coco_eval.COCO(), dataset) for dataset in tables.as_datasets())
+    return faster_coco_eval.COCOeval_faster(annotated, detected, tables.iou_type.value, extra_calc=False)
 
 
-_EVALUATIONS: Mapping[CocoBackend, Callable[[dict[str, Any], dict[str, Any], IouType], Any]] = {
+_EVALUATIONS: Mapping[CocoBackend, Callable[[CocoTables], Any]] = {
     CocoBackend.PYCOCOTOOLS: _with_pycocotools,
     CocoBackend.FASTER: _with_faster,
 }
 
 
-def _indexed(coco: Any, table: dict[str, Any]) -> Any:
+def _indexed(coco: Any, dataset: dict[str, Any]) -> Any:
     # What loadRes ends in, without the polygon that it makes of every box.
-    coco.dataset = table
+    coco.dataset = dataset
     coco.createIndex()
     return coco
-
-
-def _annotated(truths: Sequence[ImageTruth], iou_type: IouType) -> list[dict[str, Any]]:
-    rows = [
-        {"image_id": image.image_id, "category_id": category, "bbox": box, "iscrowd": int(crowd), "area": area, **mask}
-        for image in truths
-        for category, box, crowd, area, mask in zip(
-            image.ground_truth.category_ids.tolist(),
-            _boxes_px(image.ground_truth.boxes, image),
-            image.ground_truth.is_crowd.tolist(),
-            image.ground_truth.areas_px.tolist(),
-            _segmentations(image.ground_truth, image, iou_type),
-            strict=True,
-        )
-    ]
-    return _numbered(rows)
-
-
-def _detected(
-    truths: Sequence[ImageTruth],
-    detections: Sequence[Detections],
-    categories: Collection[int],
-    iou_type: IouType,
-) -> list[dict[str, Any]]:
-    rows = [
-        {"image_id": image.image_id, "category_id": category, "bbox": box, "score": score, "area": area, **mask}
-        for image, found in zip(truths, detections, strict=True)
-        for category, box, score, area, mask in zip(
-            found.category_ids.tolist(),
-            _boxes_px(found.boxes, image),
-            found.scores.tolist(),
-            _areas_px(found, image, iou_type),
-            _segmentations(found, image, iou_type),
-            strict=True,
-        )
-        if category in categories
-    ]
-    return _numbered(rows)
-
-
-def _segmentations(objects: GroundTruth | Detections, image: ImageTruth, iou_type: IouType) -> list[dict[str, Any]]:
-    """What a row says of the mask, for each object."""
-    if iou_type is IouType.BBOX:
-        return [{}] * len(objects)
-    if objects.masks is None:
-        raise EvaluationError(f"image {image.image_id}: masks are to be compared, and there are none")
-    return [{"segmentation": one} for one in objects.masks.run_lengths]
-
-
-def _areas_px(found: Detections, image: ImageTruth, iou_type: IouType) -> list[float]:
-    """Of the masks where those are compared, as COCO's `loadRes` has it, else of the boxes."""
-    if iou_type is IouType.SEGM and found.masks is not None:
-        return list(found.masks.areas_px.tolist())
-    return [width * height for _, _, width, height in _boxes_px(found.boxes, image)]
-
-
-def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # From 1: both evaluators write the id of the match into an array in which 0 means "none".
-    for number, row in enumerate(rows, start=1):
-        row["id"] = number
-    return rows
-
-
-def _boxes_px(boxes: NDArray[np.floating[Any]], image: ImageTruth) -> list[list[float]]:
-    """[N, 4] ymin xmin ymax xmax, 0..1 -> N lists x y w h in pixels, computed in float64."""
-    ymin, xmin, ymax, xmax = boxes.astype(np.float64).T
-    sides = (xmin * image.width, ymin * image.height, (xmax - xmin) * image.width, (ymax - ymin) * image.height)
-    boxes_px: list[list[float]] = np.stack(sides, axis=1).tolist()
-    return boxes_px
-
-
-def _check(truths: Sequence[ImageTruth], detections: Sequence[Detections]) -> None:
-    if len(truths) != len(detections):
-        raise EvaluationError(f"detections of {len(detections)} images were given for {len(truths)} annotated images")
-    repeated = [image_id for image_id, count in Counter(truth.image_id for truth in truths).items() if count > 1]
-    if repeated:
-        raise EvaluationError(f"image id {repeated[0]} occurs more than once among the annotated images")
-    if all(truth.ground_truth.is_crowd.all() for truth in truths):
-        raise EvaluationError(f"no object is annotated in the {len(truths)} images (crowds do not count)")
-    for truth, found in zip(truths, detections, strict=True):
-        _check_finite(truth, found)
-    annotated = _ids(truth.ground_truth.category_ids for truth in truths)
-    detected = _ids(found.category_ids for found in detections)
-    if detected and not annotated & detected:
-        raise EvaluationError(
-            f"no detected category is annotated: detected are {_listed(detected)}; annotated are {_listed(annotated)}: "
-            "set model.classes, or evaluation.accuracy.metric.COCOmAP.anno_path"
-        )
-
-
-def _check_finite(truth: ImageTruth, found: Detections) -> None:
-    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-        raise EvaluationError(f"image {truth.image_id}: a detection's box or score is not a finite number")
-
-
-def _ids(arrays: Iterable[NDArray[np.int64]]) -> set[int]:
-    return {category for array in arrays for category in array.tolist()}
-
-
-def _listed(ids: set[int]) -> str:
-    shown = [str(i) for i in sorted(ids)[:10]]
-    return f"{len(ids)} ids ({', '.join(shown)}{', ...' if len(ids) > 10 else ''})"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import islice
 
 from tuner.precision import BF16, FP32, Correction, Dtype, Granularity, OpPrecision, PrecisionPlan, RangeAlgorithm
-from tuner.search.sampling import Draw, Parameters, Sampler, suggestions
+from tuner.search.sampling import Parameters, Sampler, draws_among, suggestions
 from tuner.search.space import Foresight, Outcome, Outcomes, SearchSpace
 from tuner.trial import Proposal
 
@@ -38,14 +38,17 @@ class GuidedSearch:
        promise no gain over the best that passed are left out. The path need not be monotone: a plan is accepted by
        what was measured of it alone.
     3. While nothing passes, or for as long as `goes_on`: samples of range algorithm, weight granularity, number of
-       images, correction, and toggles of the operators nearest to the boundary.
+       images, correction, and toggles of the operators nearest to the boundary; `at_once` of them do without the
+       outcomes of each other, see `Draws`.
     """
 
-    def __init__(self, space: SearchSpace, foresight: Foresight, *, seed: int = 0, goes_on: bool = False) -> None:
-        self._space, self._foresight, self._seed, self._goes_on = space, foresight, seed, goes_on
+    def __init__(
+        self, space: SearchSpace, foresight: Foresight, *, seed: int = 0, goes_on: bool = False, at_once: int = 1
+    ) -> None:
+        self._space, self._foresight, self._seed = space, foresight, seed
+        self._goes_on, self._at_once = goes_on, at_once
         self._ways_out = space.ways_out()
         self._outcomes = Outcomes()
-        self._draws: list[Draw] = []
         self._costs: dict[Proposal, float | None] = {}
         self._proposals = self._plan()
         self.ending = "every plan that promises a gain was tried"
@@ -57,8 +60,6 @@ class GuidedSearch:
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
         self._outcomes.record(proposal, outcome)
-        if proposal.parameters:
-            self._draws.append(Draw(proposal.parameters, outcome))
 
     def _plan(self) -> Iterator[Proposal]:
         first, *others = self._anchors()
@@ -151,10 +152,11 @@ class GuidedSearch:
     def _sample(self, start: Proposal, order: Sequence[str], boundary: int) -> Iterator[Proposal]:
         choices = self._parameters(start, order, boundary)
         while self._goes_on or not self._any_passes:
-            known = [draw for draw in self._draws if set(draw.parameters) == set(choices)]
-            draws = suggestions(choices, known, Sampler.TPE, self._seed + len(self._outcomes))
+            earlier = draws_among(self._outcomes, choices, self._at_once)
+            passing = [one for one, outcome in self._outcomes.items() if outcome.passes and one not in earlier.group]
+            draws = suggestions(choices, earlier.drawn, Sampler.TPE, self._seed + len(self._outcomes))
             drawn = (self._drawn(start, order, boundary, parameters) for parameters in islice(draws, MOST_DRAWS))
-            promising = (one for one in drawn if _has_int8(one.plan) and self._promises_gain(one, self._outcomes))
+            promising = (one for one in drawn if _has_int8(one.plan) and self._promises_gain(one, passing))
             found = next((one for one in promising if one not in self._outcomes), None)
             if found is None:
                 self.ending = f"none of {MOST_DRAWS} more samples promised a gain"

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from tuner.precision import OpPrecision, PrecisionPlan
-from tuner.search.sampling import Draw, Parameters, Sampler, suggestions
+from tuner.search.sampling import Parameters, Sampler, draws_among, suggestions
 from tuner.search.space import Outcome, Outcomes, SearchSpace
 from tuner.trial import Proposal
 
@@ -17,11 +17,15 @@ _IMAGES = "calibration_images"
 class SampledSearch:
     """The preferred plan, then one draw after another, each operator decided by itself.
 
-    goes_on: whether to look for a better plan once one passes.
+    goes_on: whether to look for a better plan once one passes. at_once: how many draws do without the outcomes of each
+    other, see `Draws`; the preferred plan counts as the first.
     """
 
-    def __init__(self, space: SearchSpace, sampler: Sampler, *, seed: int = 0, goes_on: bool = False) -> None:
-        self._space, self._sampler, self._seed, self._goes_on = space, sampler, seed, goes_on
+    def __init__(
+        self, space: SearchSpace, sampler: Sampler, *, seed: int = 0, goes_on: bool = False, at_once: int = 1
+    ) -> None:
+        self._space, self._sampler, self._seed = space, sampler, seed
+        self._goes_on, self._at_once = goes_on, at_once
         self._outcomes = Outcomes()
         self.ending = "the first plan that meets the criterion was found"
         self._choices: dict[str, Sequence[str | int]] = {
@@ -36,12 +40,8 @@ class SampledSearch:
         if not self._goes_on and any(outcome.passes for outcome in self._outcomes.values()):
             return None
         # Plans that were compared at the end of an earlier session were not drawn.
-        tried = [
-            Draw(proposal.parameters, outcome)
-            for proposal, outcome in self._outcomes.items()
-            if proposal.parameters.keys() == self._choices.keys()
-        ]
-        draws = suggestions(self._choices, tried, self._sampler, self._seed + len(self._outcomes))
+        drawn = draws_among(self._outcomes, self._choices, self._at_once).drawn
+        draws = suggestions(self._choices, drawn, self._sampler, self._seed + len(self._outcomes))
         for parameters in itertools.islice(draws, MOST_DRAWS):
             proposal = self._proposal(parameters)
             if proposal not in self._outcomes and not proposal.plan.is_float:

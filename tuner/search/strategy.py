@@ -11,18 +11,28 @@ from tuner.search.space import Foresight, Search, SearchSpace
 
 
 def make_search(
-    strategy: Strategy, space: SearchSpace, foresight: Foresight, *, seed: int = 0, goes_on: bool = False
+    strategy: Strategy,
+    space: SearchSpace,
+    foresight: Foresight,
+    *,
+    seed: int = 0,
+    goes_on: bool = False,
+    at_once: int = 1,
 ) -> Search:
-    """A strategy over a space. goes_on: whether to look for a better plan once one passes."""
+    """A strategy over a space.
+
+    goes_on: whether to look for a better plan once one passes. at_once: so many draws of Optuna do without the outcomes
+    of each other, and can be tried side by side; strategies that draw nothing from Optuna leave it alone.
+    """
 
     def fallback(*, one_by_one: bool) -> Search:
         return FallbackSearch(space, foresight, one_by_one=one_by_one, seed=seed, goes_on=goes_on)
 
     def sampled(sampler: Sampler) -> Search:
-        return SampledSearch(space, sampler, seed=seed, goes_on=goes_on)
+        return SampledSearch(space, sampler, seed=seed, goes_on=goes_on, at_once=at_once)
 
     strategies: Mapping[Strategy, Callable[[], Search]] = {
-        Strategy.GUIDED: lambda: GuidedSearch(space, foresight, seed=seed, goes_on=goes_on),
+        Strategy.GUIDED: lambda: GuidedSearch(space, foresight, seed=seed, goes_on=goes_on, at_once=at_once),
         Strategy.BASIC: lambda: fallback(one_by_one=True),
         Strategy.MSE: lambda: fallback(one_by_one=False),
         Strategy.BAYESIAN: lambda: sampled(Sampler.MULTIVARIATE_TPE),
