@@ -21,13 +21,14 @@ ALLOWED: dict[str, set[str]] = {
     "masks": set(),
     "exclusive": set(),
     "storage_url": set(),
+    "address": set(),
     "download": {"exclusive"},
     "detections": {"masks"},
     "entry_point": set(),
     "trial": {"precision"},
-    "config": {"precision"},
+    "config": {"address", "precision"},
     "model": {"config", "detections", "masks", "memory"},
-    "data": {"config", "detections", "masks"},
+    "data": {"address", "config", "detections", "masks"},
     "graph": {"model"},
     "quantization": {"cache", "precision", "model"},
     "search": {"config", "precision", "trial"},
@@ -41,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"config", "criterion", "evaluation", "precision", "run_record", "trial"},
     "summary": {"graph", "model", "precision", "quantization"},
     "untuned": {"config", "data", "engine", "graph", "inputs", "model", "precision", "quantization", "trial"},
-    "inputs": {"config", "data", "entry_point", "evaluation", "model"},
+    "inputs": {"address", "config", "data", "entry_point", "evaluation", "model"},
     "trial_runner": {"engine", "model", "study", "trial"},
     "run_record": {"cache", "config", "criterion", "evaluation", "study", "trial"},
     "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization"},
@@ -60,7 +61,7 @@ ALLOWED["dashboard"] = {"report", "run_record", "study_storage"}
 ALLOWED["comparison"] = {"timing", "config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}
-_LOWEST |= {"exclusive", "storage_url"}
+_LOWEST |= {"exclusive", "storage_url", "address"}
 for _room in set(ALLOWED) - _LOWEST:
     ALLOWED[_room].add("progress")
 ALLOWED["workforce"] = {"cluster", "config", "data", "engine", "evaluation", "model", "quantization", "timing", "trial"}
@@ -71,7 +72,7 @@ ALLOWED["api"] = set(ALLOWED)
 ALLOWED["cli"] = {
     *("config", "data", "download", "export", "graph", "inputs", "job", "measure", "model", "pipeline", "precision"),
     *("comparison", "dashboard", "explanation", "progress", "report", "run_record", "summary", "untuned"),
-    "storage_url",
+    *("address", "storage_url"),
 }
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = set(ALLOWED) - {"cli", "__main__"}
@@ -91,6 +92,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("report/html/",),
     "markupsafe": ("report/html/",),
     "PIL": ("evidence/changed_images.py",),
+    "fsspec": ("data/remote.py",),
+    "google_crc32c": ("data/frames.py",),
     # Files that run code when they are read have no door at all.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }
@@ -200,6 +203,7 @@ def test_what_is_allowed_is_not_noticed(tmp_path: Path, file: str, source: str) 
 
 @pytest.mark.parametrize("module", ["tuner", "tuner.config", "tuner.config.loading", "tuner.trial", "tuner.precision"])
 def test_start_up_does_not_import_tensorflow(module: str) -> None:
-    code = f"import sys, {module}; sys.exit(' '.join({{'tensorflow', 'keras', 'optuna'}} & set(sys.modules)) or None)"
+    late = {"tensorflow", "keras", "optuna", "fsspec"}
+    code = f"import sys, {module}; sys.exit(' '.join({late} & set(sys.modules)) or None)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

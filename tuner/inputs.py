@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.address import Place
 from tuner.config import CocoRaw, CocoRecord, DatasetConfig, TuningConfig
 from tuner.config.transforms import (
     Cast,
@@ -166,7 +167,7 @@ def with_labels(config: TuningConfig, inputs: Inputs, model: DetectionModel, pro
     return replace(inputs, evaluation=labelled, labelled_images=identity)
 
 
-def first_image(config: TuningConfig, location: Path | None, model: DetectionModel) -> NDArray[Any] | None:
+def first_image(config: TuningConfig, location: Place | None, model: DetectionModel) -> NDArray[Any] | None:
     """The image that speed is measured on, as the model is fed it: [H, W, 3], or what transforms make of it.
 
     The first one at `location`, else of the settings' performance or accuracy data set; None where there is neither.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.address import Place
 from tuner.config import TuningConfig
 from tuner.data.calibration import calibration_images
 from tuner.data.dataset import open_dataset
@@ -60,7 +61,7 @@ def benchmark(
     models: Sequence[Path],
     *,
     names: Sequence[str],
-    dataset_location: Path | None,
+    dataset_location: Place | None,
     batch_sizes: Sequence[int],
     warmup: int,
     iterations: int,

@@ -38,8 +38,8 @@ class Meter:
     """Measures the float model once, and graphs against it.
 
     image: [1, H, W, 3], for latency and memory. A share of the images is kept from the search where the settings want
-    its result to be confirmed. baseline: of the float model, once it is measured. confirmations: of the graphs that
-    were measured on those images, by their hash.
+    its result to be confirmed. images: of the search; None where an eval_func keeps its own. baseline: of the float
+    model, once it is measured. confirmations: of the graphs that were measured on those images, by their hash.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Meter:
         make = partial(make_evaluator, config, inputs, image, progress, workers=workers)
         self._evaluator = make(dataset=searched)
         self._confirmer = None if kept_back is None else make(dataset=kept_back)
+        self.images = self._evaluator.images if isinstance(self._evaluator, CocoEvaluator) else None
         self._finds_matches = inputs.evaluation is not None
         self._records: _Records = {}
         self._kept_back_baseline: Measurement | None = None

@@ -36,6 +36,7 @@ from tuner.report.result import (
 )
 from tuner.report.running import TrialWatcher
 from tuner.run_record import RunRecord, read_run, write_run
+from tuner.search.announced import Announced
 from tuner.search.space import Search, SearchSpace
 from tuner.search.strategy import make_search
 from tuner.session import environment, hash_images, identity, remove_leftovers_of_kills, run_facts
@@ -118,12 +119,18 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
 
     engine = workers.learn(make_engine(config, optimized.model, prepared, ops=ops, ranges=ranges, images=images))
     foreseer = Foreseer(config, space, prepared, engine, ranges, images, images_sha256, meter, cache, clock)
-    search = make_search(
-        config.tuning.strategy.name,
-        space,
+    search = Announced(
+        partial(
+            make_search,
+            config.tuning.strategy.name,
+            space,
+            seed=config.tuning.random_seed,
+            goes_on=config.tuning.exit_policy.timeout_s > 0,
+            at_once=workers.at_once(meter.images),
+        ),
         foreseer.foresight(times_graphs=not study.deadly),
-        seed=config.tuning.random_seed,
-        goes_on=config.tuning.exit_policy.timeout_s > 0,
+        wanted=lambda: workers.ahead(meter.images),
+        announce=lambda proposals: workers.expect(proposals, meter.images),
     )
     runner = TrialRunner(
         model,
@@ -170,7 +177,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
         output_model=job.output_model,
         trials=study.trials,
         calibrations=calibrations,
-        seconds=_seconds(clock, runner),
+        seconds=StageSeconds.of(clock, quantize_s=runner.quantize_s, evaluate_s=runner.evaluate_s),
         refused={**ops.refused, **still_in_float(unprofitable, best)},
         rewritten=optimized.notes,
         rewritten_ms=None if final is None else final.rewritten_ms,
@@ -286,14 +293,3 @@ def _report(
         if result.best is not None:
             keep(runner.graph(result.best) if final is None else final.graph, read_run(job.workspace))
         stage.note(str(write_report(job.workspace)))
-
-
-def _seconds(clock: Clock, runner: TrialRunner) -> StageSeconds:
-    stages = ("load", "calibrate", "baseline", "sensitivity", "timing")
-    return StageSeconds(
-        total=clock.total_s,
-        **{stage: clock.seconds.get(stage, 0.0) for stage in stages},
-        quantize=runner.quantize_s,
-        evaluate=runner.evaluate_s,
-        accepted=clock.seconds.get("accepted"),
-    )

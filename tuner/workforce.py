@@ -36,7 +36,7 @@ class Workforce(Workers, Protocol):
     def learn(self, engine: Engine) -> Engine:
         """The engine, of whose graphs it is then known how they are made."""
 
-    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages) -> None:
+    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages | None) -> None:
         """Plans that are likely to be evaluated next, the likeliest first: what can be done now is begun."""
 
 
@@ -61,7 +61,7 @@ class OneProcess(ThisProcess):
         """See `Workforce`."""
         return engine
 
-    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages) -> None:
+    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages | None) -> None:
         """See `Workforce`."""
 
 

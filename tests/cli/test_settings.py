@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tuner.address import Address, Place
 from tuner.cli.settings import FlagSetting, dataset_section, find_config, load_settings
 from tuner.config import CocoRaw, CocoRecord, TuningConfig
 from tuner.errors import ConfigError
@@ -29,7 +30,7 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-def root_of(config: TuningConfig, section: str) -> Path | None:
+def root_of(config: TuningConfig, section: str) -> Place | None:
     settings = config.evaluation.accuracy if section == "evaluation" else config.quantization.calibration
     return None if settings.dataset is None else settings.dataset.source.root
 
@@ -203,3 +204,11 @@ def test_several_annotation_files(tmp_path: Path) -> None:
 def test_a_record_file_given_by_flag_is_a_record_set(load: Load) -> None:
     dataset = load("model: {name: m}", dataset_location=Path("v.record")).evaluation.accuracy.dataset
     assert dataset is not None and isinstance(dataset.source, CocoRecord)
+
+
+def test_a_location_may_be_an_address(load: Load) -> None:
+    urls = "s3://b//val-?????-of-00010", "https://me:secret@host/c.record?sig=abc"
+    config = load("model: {name: m}", dataset_location=urls[0])
+    assert root_of(config, "evaluation") == root_of(config, "calibration") == Address(urls[0])
+    config = load("model: {name: m}", dataset_location=urls[0], calibration_location=urls[1])
+    assert (root_of(config, "evaluation"), root_of(config, "calibration")) == (Address(urls[0]), Address(urls[1]))

@@ -2,15 +2,12 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from tuner.cluster.workforce import ClusterSettings, ClusterWorkforce, cluster_workforce

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tuner.config import CocoRaw, CocoRecord, TuningConfig, parse_config
+from tuner.address import Address
+from tuner.config import CocoRaw, CocoRecord, TuningConfig, parse_config, pinned_yaml
 from tuner.errors import ConfigError
-from tuner.precision import Dtype, Granularity
+from tuner.precision import Dtype, Granularity, PrecisionPlan
 
 Parse = Callable[..., TuningConfig]
 CALIBRATION = "quantization.calibration"
@@ -308,3 +309,28 @@ def test_several_settings(settings: dict[str, Any], message: str, parse: Parse) 
     with pytest.raises(ConfigError) as caught:
         parse(settings)
     assert message in str(caught.value)
+
+
+def test_records_may_lie_at_an_address(parse: Parse) -> None:
+    url = "https://me:secret@host/sets//val.record?sig=abc"
+    config = parse({f"{CALIBRATION}.dataloader.dataset.COCORecord.root": url})
+    dataset = config.quantization.calibration.dataset
+    assert dataset is not None and dataset.source == CocoRecord.model_construct(root=Address(url), num_cores=28)
+    # What files and reports are made of.
+    written = config.model_dump_json() + pinned_yaml(config, PrecisionPlan({}), 1, ())
+    assert "https://me:***@host/sets//val.record?sig=***" in written
+    assert "secret" not in written and "abc" not in written
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (f"{CALIBRATION}.dataloader.dataset.COCORaw.root", "s3://b/coco", "got 's3://b/coco'; expected a local path: "),
+        ("tuning.workspace.path", "gs://me:secret@b/w", "got 'gs://me:***@b/w'; expected a local path: "),
+        (f"{CALIBRATION}.dataloader.dataset.COCORecord.root", "zip://*::s3://b/x", "zip://*::s3://b/x: is a chain"),
+    ],
+)
+def test_an_address_of_anything_else_is_refused(parse: Parse, key: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({key: value})
+    assert str(error.value).startswith(f"f.yaml: {key}: {message}")

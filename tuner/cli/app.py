@@ -42,11 +42,12 @@ app = typer.Typer(
 Topology = Annotated[str | None, typer.Option("--topology", metavar="T", help="Settings from configs/T.yaml.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="YAML", help="Settings; goes before --topology.")]
 Location = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--dataset_location",
         metavar="PATH",
-        help="Evaluation set: TFRecord file, glob or folder of shards, COCO folder, or instances JSON.",
+        help="Evaluation set: TFRecord file, glob or folder of shards, at a path or an address (s3://...); "
+        "COCO folder, or instances JSON.",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch_size", metavar="N", min=1, help="Images per batch.")]

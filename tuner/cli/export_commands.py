@@ -49,7 +49,7 @@ def export(
         typer.Option("--plan", metavar="YAML", help="ONNX: plan.yaml of a workspace; all in int8 unless given."),
     ] = None,
     calibration_location: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--calibration_location", metavar="PATH", help="Images for ranges, if not those of the plan."),
     ] = None,
     images: Annotated[

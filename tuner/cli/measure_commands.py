@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tuner.address import place
 from tuner.cli.app import (
     BENCHMARK_EXAMPLE,
     EVALUATE_EXAMPLE,
@@ -146,7 +147,7 @@ def benchmark(
             settings,
             models,
             names=names,
-            dataset_location=dataset_location,
+            dataset_location=None if dataset_location is None else place(dataset_location),
             batch_sizes=batch_sizes,
             xla=xla,
             allow_ops=allow_ops,
@@ -195,7 +196,7 @@ def profile(
         if dataset_location is None:
             image = grey_image(loaded)
         else:
-            image = open_dataset(dataset_location, limit=1, cache_mb=0).first_image
+            image = open_dataset(place(dataset_location), limit=1, cache_mb=0).first_image
         found = run(loaded, image[None], runs=runs, warmup=warmup)
     if trace is not None:
         write_text(trace, json.dumps(found.trace) + "\n")

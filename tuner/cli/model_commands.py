@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tuner.address import place
 from tuner.cli.app import (
     AllowCode,
     AllowOps,
@@ -84,7 +85,7 @@ def optimize(
         before = load_model(model, names_in(inputs), names_in(outputs), allow_ops=allow_ops)
         real_images = []
         if dataset_location is not None:
-            dataset = open_dataset(dataset_location, limit=REAL_IMAGES, cache_mb=0)
+            dataset = open_dataset(place(dataset_location), limit=REAL_IMAGES, cache_mb=0)
             real_images = list(calibration_images(dataset, REAL_IMAGES))
         after = optimize_for_inference(before)
         lost = [name for name in before.inputs if node_name(name) not in after.graph.nodes]
@@ -151,7 +152,7 @@ def quantize(
         ),
     ],
     calibration_location: Annotated[
-        Path | None, typer.Option("--calibration_location", metavar="PATH", help="Images for eightbit.")
+        str | None, typer.Option("--calibration_location", metavar="PATH", help="Images for eightbit.")
     ] = None,
     plan: Annotated[
         Path | None,

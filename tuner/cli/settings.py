@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.address import Address, place
 from tuner.config import TuningConfig, parse_config, read_yaml
 from tuner.errors import ConfigError, did_you_mean
 
@@ -35,8 +36,8 @@ def load_settings(
     model: Path,
     *,
     flags: Sequence[FlagSetting] = (),
-    dataset_location: Path | None = None,
-    calibration_location: Path | None = None,
+    dataset_location: str | Path | None = None,
+    calibration_location: str | Path | None = None,
 ) -> TuningConfig:
     """The config of a run: the YAML file, with the flags that are given (not None) over it.
 
@@ -82,11 +83,15 @@ def find_config(topology: str) -> Path:
     )
 
 
-def dataset_section(location: Path, flag: str) -> dict[str, dict[str, str]]:
+def dataset_section(given: str | Path, flag: str) -> dict[str, dict[str, str]]:
     """The `dataset` section for a record file, a glob or folder of shards, a COCO folder or an instances JSON.
 
-    Raises ConfigError, naming `flag`, for a folder with several annotation files.
+    given: a path, or the address of records. Raises ConfigError, naming `flag`, for a folder with several annotation
+    files.
     """
+    location = place(str(given))
+    if isinstance(location, Address):
+        return {"COCORecord": {"root": location.url}}
     location = location.absolute()
     kind, root = "COCORecord", location
     if location.suffix == ".json":

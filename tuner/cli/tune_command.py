@@ -59,7 +59,7 @@ def tune(
     topology: Topology = None,
     config: Config = None,
     calibration_location: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--calibration_location",
             metavar="PATH",

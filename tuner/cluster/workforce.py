@@ -165,8 +165,10 @@ class ClusterWorkforce:
 
         return replace(engine, quantize=quantize)
 
-    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages) -> None:
+    def expect(self, proposals: Sequence[Proposal], images: EvaluationImages | None) -> None:
         """See `Workforce`."""
+        if images is None:
+            return
         wanted = [self._of_proposal(proposal) for proposal in proposals if not proposal.corrections and self._source]
         keys = [recipe.key for recipe in wanted]
         for (of_images, key), job in list(self._begun.items()):

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tuner.config.refusal import Refusal, SettingError
 from tuner.config.section import Section
-from tuner.config.setting import LocalPath, OneOf
+from tuner.config.setting import LocalPath, OneOf, PathOrAddress
 from tuner.config.transforms import LABEL_SHIFT, NOT_FOR_IMAGES, Transforms
 
 _OTHER_DETECTION_SET = Refusal(
@@ -22,7 +22,9 @@ _MADE_UP_SET = Refusal("ranges and accuracy of invented images mean nothing: use
 class CocoRecord(Section):
     """TFRecords as the Object Detection API writes them."""
 
-    root: LocalPath = Field(description="a TFRecord file, or a pattern that matches its shards")
+    root: PathOrAddress = Field(
+        description="a TFRecord file, or a pattern that matches its shards; a path, or an address such as s3://..."
+    )
     num_cores: int = Field(default=28, ge=1, description="threads that decode images, at most")
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, InstanceOf, PlainSerializer, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+from tuner.address import Address, Place, place
 from tuner.config.refusal import SettingError, choices, describe
+from tuner.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,20 @@ def _fraction(value: object) -> float:
 
 
 def _path(value: object, info: ValidationInfo) -> Path:
+    found = _place(value, info)
+    if isinstance(found, Address):
+        raise SettingError(f"got {describe(str(found))}; expected a local path: only TFRecords may lie at an address")
+    return found
+
+
+def _place(value: object, info: ValidationInfo) -> Place:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise SettingError(f"got {describe(value)}; expected a path")
     folder: Path = (info.context or {}).get("folder", Path())
-    return folder / value
+    try:
+        return place(value, folder)
+    except ConfigError as error:
+        raise SettingError(str(error)) from None
 
 
 def _entry_point(value: str) -> str:
@@ -112,5 +124,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Counts = Annotated[tuple[int, ...], BeforeValidator(_counts)]
 PositiveNumber = Annotated[float, BeforeValidator(_fraction)]
 LocalPath = Annotated[Path, BeforeValidator(_path)]
+# In JSON without passwords: that is what files and reports show.
+PathOrAddress = Annotated[
+    Path | InstanceOf[Address], BeforeValidator(_place), PlainSerializer(str, when_used="json-unless-none")
+]
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 Version = Annotated[str, BeforeValidator(_version)]

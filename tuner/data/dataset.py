@@ -1,6 +1,5 @@
 """An annotated set of images in a fixed order, whatever its files look like."""
 
-import glob
 import hashlib
 import json
 import logging
@@ -12,16 +11,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tuner.address import Address, Place
 from tuner.config.transforms import Step
 from tuner.data.coco_categories import COCO_LABEL_MAP
 from tuner.data.image_folder import find_images, read_images
 from tuner.data.images import MOST_THREADS, Entry, ImageStore, map_ahead
 from tuner.data.instances import find_image_folder, find_instances_file, load_instances, read_instances
 from tuner.data.label_map import side_by_side
-from tuner.data.record_files import find_record_files, read_record_files
+from tuner.data.record_files import find_record_files, find_records, read_record_files
 from tuner.data.transforms import apply
 from tuner.detections import Sample
-from tuner.errors import DatasetError, did_you_mean
+from tuner.errors import DatasetError
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class DetectionDataset:
 
         File names are no part of it.
 
-        Reads every image once, the first time it is asked for.
+        Reads every image once, the first time it is asked for; none of a remote file, read when the set was opened.
         """
         digest = hashlib.sha256()
         for entry in self.entries:
@@ -90,7 +90,7 @@ class DetectionDataset:
             digest.update(json.dumps(facts).encode())
             for code in () if truth.masks is None else truth.masks.codes:
                 digest.update(code + b"\n")
-            digest.update(hashlib.sha256(entry.read()).digest())
+            digest.update(bytes.fromhex(entry.sha256) or hashlib.sha256(entry.read()).digest())
         for step in self.steps:
             digest.update(f"{type(step).__name__} {step.model_dump_json()}".encode())
         return digest.hexdigest()
@@ -101,7 +101,7 @@ class DetectionDataset:
 
 
 def open_dataset(
-    location: Path,
+    location: Place,
     *,
     image_dir: Path | None = None,
     annotations: Path | None = None,
@@ -118,7 +118,7 @@ def open_dataset(
     """Open TFRecords of the Object Detection API, or images with a COCO instances JSON.
 
     location: a record file, a folder with the shards of one set, a glob of record files; or an instances JSON, or a
-    folder that holds one (there or in `annotations`).
+    folder that holds one (there or in `annotations`). At an address only records are read.
     image_dir, annotations: for JSON sets, where they are not found by themselves; relative to the folder.
     label_map: category name -> id: for records as `decode_example` has it; in the place of the ids of a JSON.
     limit: at most so many images, the first good ones.
@@ -135,7 +135,7 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise DatasetError(f"{location}: limit: got {limit}; expected at least 1 image")
     store = ImageStore(cache_mb * 2**20)
-    images = [] if annotated or annotations or not location.is_dir() else _images_alone(location)
+    images = [] if annotated or annotations else _images_alone(location)
     if images:
         names, items = None, read_images(images)
     else:
@@ -183,7 +183,7 @@ def _has_objects(item: Entry | DatasetError, objects: int) -> bool:
     return isinstance(item, DatasetError) or len(item.ground_truth) == objects
 
 
-def _check_label_map(location: Path, categories: frozenset[int], label_map: Mapping[str, int] | None) -> None:
+def _check_label_map(location: Place, categories: frozenset[int], label_map: Mapping[str, int] | None) -> None:
     """Records without names are not read by the map, and may have other ids."""
     if label_map is not None and categories and categories.isdisjoint(label_map.values()):
         both = side_by_side("the annotated ids", categories, "the label map's", label_map.values())
@@ -194,7 +194,7 @@ _Items = Iterator[Entry | DatasetError]
 
 
 def _open(
-    location: Path,
+    location: Place,
     image_dir: Path | None,
     annotations: Path | None,
     label_map: Mapping[str, int] | None,
@@ -202,7 +202,11 @@ def _open(
     masks: bool,
 ) -> tuple[Mapping[int, str] | None, _Items]:
     """The names by category id where the files list them, and what they hold."""
-    records = None if annotations or image_dir or location.suffix == ".json" else _find_records(location)
+    if isinstance(location, Address) and (annotations or image_dir or location.name.endswith(".json")):
+        raise DatasetError(f"{location}: at an address only TFRecords are read; images with a JSON have to be local")
+    if isinstance(location, Address):
+        return None, read_record_files(find_records(location), label_map, masks=masks)
+    records = None if annotations or image_dir or location.suffix == ".json" else find_records(location)
     if records:
         return None, read_record_files(records, label_map, masks=masks)
     if location.suffix == ".json":
@@ -217,22 +221,12 @@ def _open(
     return instances.category_names, read_instances(instances, images, masks=masks)
 
 
-def _images_alone(folder: Path) -> list[Path]:
-    """The images of a folder that holds neither records nor an instances JSON."""
+def _images_alone(folder: Place) -> list[Path]:
+    """The images of a local folder that holds neither records nor an instances JSON."""
+    if isinstance(folder, Address) or not folder.is_dir():
+        return []
     described = find_record_files(folder) or [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
     return [] if described else find_images(folder)
-
-
-def _find_records(location: Path) -> tuple[Path, ...]:
-    if location.is_dir():
-        return find_record_files(location)
-    if location.is_file():
-        return (location,)
-    found = tuple(Path(name) for name in sorted(glob.glob(str(location))))  # noqa: PTH207 - absolute patterns too
-    if not found:
-        beside = [path.name for path in location.parent.iterdir()] if location.parent.is_dir() else []
-        raise DatasetError(f"{location}: no such file or folder{did_you_mean(location.name, beside)}")
-    return found
 
 
 def _refuse_repeated_ids(items: Iterable[Entry | DatasetError]) -> _Items:

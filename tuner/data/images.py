@@ -1,12 +1,12 @@
 """Encoded images: where their bytes lie, decoding in parallel, and decoded images kept within a memory budget."""
 
+import hashlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.eager.context import eager_mode
 
+from tuner.address import Address, Place
 from tuner.data.image_size import check_claimed_size
+from tuner.data.kept_ranges import kept_ranges
+from tuner.data.remote import read_range
 from tuner.detections import GroundTruth
 from tuner.errors import DatasetError
 
@@ -26,11 +29,12 @@ MOST_THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One annotated image whose bytes are still in their file.
+    """One annotated image whose bytes are still in their file: plain values, as good in another process or machine.
 
     where: names the image in error messages. height, width: in pixels, as annotated.
     path, offset, size: the encoded image is `size` bytes at `offset` of `path`; size -1 means the rest of the file.
     category_names: of the annotated objects, in their order; empty where a record carries none, and of other files.
+    sha256: of the encoded image, in hex, where the file is remote and was read when the set was opened; else "".
     """
 
     image_id: int
@@ -39,19 +43,35 @@ class Entry:
     height: int
     width: int
     ground_truth: GroundTruth
-    path: Path
+    path: Place
     offset: int = 0
     size: int = -1
     category_names: tuple[str, ...] = ()
+    sha256: str = ""
 
     def read(self) -> bytes:
-        """The encoded image. Raises DatasetError when the file cannot be read."""
+        """The encoded image; of a remote file just these bytes are fetched, once: see `kept_ranges`.
+
+        Raises DatasetError when the file cannot be read, and when a remote one has changed since the set was opened.
+        """
+        if isinstance(self.path, Address):
+            return self._fetch(self.path)
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 return file.read(self.size)
         except OSError as error:
             raise DatasetError(f"{self.where}: {self.path} cannot be read: {error.strerror or error}") from error
+
+    def _fetch(self, address: Address) -> bytes:
+        ranges = kept_ranges()
+        encoded = ranges.get(self.sha256)
+        if encoded is None:
+            encoded = read_range(address, self.offset, self.offset + self.size)
+            if hashlib.sha256(encoded).hexdigest() != self.sha256:
+                raise DatasetError(f"{self.where}: the file has changed since the set was opened")
+            ranges.put(self.sha256, encoded)
+        return encoded
 
 
 def decode_image(encoded: bytes, where: str) -> NDArray[np.uint8]:

@@ -1,44 +1,78 @@
-"""TFRecord files as entries: finding the shards of a set, and reading them past damaged records."""
+"""TFRecord files as entries: finding the files of a set, and reading them past damaged records."""
 
+import glob
+import hashlib
 import re
-import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
 
-import tensorflow as tf
-from tensorflow.python.lib.io.tf_record import tf_record_random_reader
-
+from tuner.address import Address, Place
+from tuner.data import remote
+from tuner.data.frames import Frame, read_frames
 from tuner.data.images import Entry, decode_mask
+from tuner.data.kept_ranges import kept_ranges
 from tuner.data.records import AnnotatedJpeg, decode_example
-from tuner.errors import DatasetError
+from tuner.errors import DatasetError, did_you_mean
 from tuner.masks import Masks, encode_masks
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.\w+)?")
 _SUFFIXES = {".record", ".records", ".tfrecord", ".tfrecords"}
 
-# A record is its length (uint64), a checksum of the length (uint32), the content, a checksum of the content (uint32).
-_LENGTH = struct.Struct("<Q")
-_HEADER_BYTES = 12
-_FRAME_BYTES = 16
+
+def find_records(location: Place) -> tuple[Place, ...]:
+    """The record files that a location names: a file, a folder with the shards of one set, or a pattern.
+
+    Empty for a local folder without records. Raises DatasetError as `find_record_files`, and where nothing is there.
+    """
+    if isinstance(location, Address):
+        return _find_remote(location)
+    if location.is_dir():
+        return find_record_files(location)
+    if location.is_file():
+        return (location,)
+    found = tuple(Path(name) for name in sorted(glob.glob(str(location))))  # noqa: PTH207 - absolute patterns too
+    if not found:
+        beside = [path.name for path in location.parent.iterdir()] if location.parent.is_dir() else []
+        raise DatasetError(f"{location}: no such file or folder{did_you_mean(location.name, beside)}")
+    return found
 
 
-def find_record_files(folder: Path) -> tuple[Path, ...]:
+def find_record_files(folder: Path) -> tuple[Place, ...]:
     """The record files of the one set in a folder, in shard order; empty when there are none.
 
     Raises DatasetError when the folder holds more than one set, or when shards are missing.
     """
-    sets: dict[str, dict[int, Path]] = {}
+    return _one_set(folder, sorted(path for path in folder.iterdir() if path.is_file()))
+
+
+def _find_remote(location: Address) -> tuple[Place, ...]:
+    try:
+        if remote.is_pattern(location):
+            return tuple(remote.files_like(location))
+        if not remote.look_up(location).is_folder:
+            return (location,)
+    except remote.NotThere as error:
+        raise DatasetError(f"{error}{did_you_mean(location.name, remote.names_beside(location))}") from None
+    found = _one_set(location, remote.files_in(location))
+    if not found:
+        raise DatasetError(
+            f"{location}: holds no TFRecords (*.record, *.tfrecord, or shards); of addresses nothing else is read"
+        )
+    return found
+
+
+def _one_set(folder: Place, files_by_name: Sequence[Place]) -> tuple[Place, ...]:
+    sets: dict[str, dict[int, Place]] = {}
     totals: dict[str, int] = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path in files_by_name:
         shard = _SHARD.fullmatch(path.name)
         if shard:
             name = f"{shard['stem']}-?????-of-{shard['total']}{shard['suffix'] or ''}"
             sets.setdefault(name, {})[int(shard["index"])] = path
             totals[name] = int(shard["total"])
-        elif path.suffix in _SUFFIXES:
+        elif PurePath(path.name).suffix in _SUFFIXES:
             sets[path.name], totals[path.name] = {0: path}, 1
     if len(sets) > 1:
         raise DatasetError(f"{folder}: holds several record sets; name one of {', '.join(sorted(sets))}")
@@ -50,7 +84,7 @@ def find_record_files(folder: Path) -> tuple[Path, ...]:
 
 
 def read_record_files(
-    paths: Sequence[Path], label_map: Mapping[str, int] | None, *, masks: bool = False
+    paths: Sequence[Place], label_map: Mapping[str, int] | None, *, masks: bool = False
 ) -> Iterator[Entry | DatasetError]:
     """The records of the files in order; in the place of a bad record the DatasetError that tells what is wrong.
 
@@ -59,7 +93,7 @@ def read_record_files(
     """
     position = 0
     for path in paths:
-        for index, frame in enumerate(_read_frames(path)):
+        for index, frame in enumerate(read_frames(path)):
             where = f"{path}: record {index}"
             if isinstance(frame, str):
                 yield DatasetError(f"{where}: {frame}")
@@ -74,13 +108,6 @@ def read_record_files(
             position += 1
 
 
-class _Frame(NamedTuple):
-    """The content of one record and where it begins in its file."""
-
-    content: bytes
-    offset: int
-
-
 def _masks(image: AnnotatedJpeg, where: str) -> Masks:
     count, size = len(image.ground_truth), (image.height, image.width)
     if len(image.masks) != count:
@@ -93,7 +120,12 @@ def _masks(image: AnnotatedJpeg, where: str) -> Masks:
     return encode_masks(decoded, *size)
 
 
-def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: _Frame, path: Path, where: str) -> Entry:
+def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: Frame, path: Place, where: str) -> Entry:
+    sha256 = ""
+    if isinstance(path, Address):
+        # It has just come over the network: neither the hash of the set nor the first evaluation needs it again.
+        sha256 = hashlib.sha256(image.encoded).hexdigest()
+        kept_ranges().put(sha256, image.encoded)
     return Entry(
         image_id=image.image_id,
         name=image.filename,
@@ -106,34 +138,5 @@ def _entry(image: AnnotatedJpeg, masks: Masks | None, frame: _Frame, path: Path,
         size=len(image.encoded),
         # Each name once in memory, however many objects it is of.
         category_names=tuple(map(sys.intern, image.category_names)),
+        sha256=sha256,
     )
-
-
-def _read_frames(path: Path) -> Iterator[_Frame | str]:
-    """The records of a file, or what is wrong with them.
-
-    TensorFlow believes a length whose checksum is right, and allocates it: none beyond the file's end is handed to it.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            reader = tf_record_random_reader(str(path))
-            offset = 0
-            while offset < size:
-                file.seek(offset)
-                header = file.read(_LENGTH.size)
-                length = _LENGTH.unpack(header)[0] if len(header) == _LENGTH.size else size
-                following = offset + _FRAME_BYTES + length
-                try:
-                    content = reader.read(offset)[0] if following <= size else None
-                except (IndexError, tf.errors.DataLossError):
-                    content = None
-                if content is None:
-                    yield f"is damaged at byte {offset}: truncated, or content and checksum differ"
-                else:
-                    yield _Frame(content, offset + _HEADER_BYTES)
-                offset = following
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except tf.errors.OpError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.message}") from None

@@ -78,7 +78,7 @@ class CocoEvaluator:
 
     Images are seen in a random order, the same for every graph: the first of them are a fair sample of all.
     iou_types: what is compared; of several, accuracy is the first one's. Masks take a data set with masks.
-    workers: run the graphs; this process where none are given.
+    images: in that order. workers: run the graphs; this process where none are given.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class CocoEvaluator:
         order = np.random.default_rng(ORDER_SEED).permutation(len(dataset))
         self._given = dataset
         shuffled = replace(dataset, entries=tuple(dataset.entries[i] for i in order))
-        self._images = EvaluationImages(shuffled, tuple(iou_types))
+        self.images = EvaluationImages(shuffled, tuple(iou_types))
         self._progress = progress
         self._workers = workers or ThisProcess()
 
@@ -105,7 +105,7 @@ class CocoEvaluator:
     ) -> Measurement | Rejection:
         """Run the detector on every image, unless it is dropped at a look; see `Evaluator`."""
         started = time.perf_counter()
-        images, total = self._images, len(self._images.dataset)
+        images, total = self.images, len(self.images.dataset)
         detections: list[Detections] = []
         matches: dict[IouType, list[ImageMatches]] = {iou_type: [] for iou_type in images.iou_types}
         image = self._given.first_image[np.newaxis]
@@ -146,7 +146,7 @@ class CocoEvaluator:
         self._progress.event(TrialLooked(images, iou_type.value, found.loss, found.low, found.high, found.confidence))
 
     def _records(self, matches: Sequence[ImageMatches]) -> MatchRecords:
-        images = self._images
+        images = self.images
         return match_records([truth.image_id for truth in images.truths[: len(matches)]], images.category_ids, matches)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.criterion import Status
 from tuner.precision import FP32
+from tuner.progress import Clock
 from tuner.trial import CompletedTrial, Confirmation, FailedTrial, Measurement, RejectedTrial, Trial
 
 SCHEMA = 1
@@ -57,6 +58,14 @@ class StageSeconds:
     quantize: float = 0.0
     evaluate: float = 0.0
     accepted: float | None = None
+
+    @classmethod
+    def of(cls, clock: Clock, *, quantize_s: float, evaluate_s: float) -> "StageSeconds":
+        """What a clock has by now; making and measuring graphs is not a stage of its own."""
+        stages = ("load", "calibrate", "baseline", "sensitivity", "timing")
+        spent = {stage: clock.seconds.get(stage, 0.0) for stage in stages}
+        accepted = clock.seconds.get("accepted")
+        return cls(total=clock.total_s, **spent, quantize=quantize_s, evaluate=evaluate_s, accepted=accepted)
 
 
 @dataclass(frozen=True)

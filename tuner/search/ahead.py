@@ -14,8 +14,9 @@ from tuner.trial import Proposal
 LIKELY, UNLIKELY = 0.8, 0.2
 # One passes with fewer of its int8 operators: the plan lies between that and what fails, as in a bisection.
 BETWEEN = 0.5
-# Nothing is known: searches begin at the fast end, and more plans fail than pass.
-UNKNOWN = 1 / 3
+# Nothing is known: searches begin at the fast end, and more plans fail than pass. Above 0.38 both outcomes of one step,
+# p and 1 - p, are followed before two failures in a row, (1 - p)^2.
+UNKNOWN = 0.4
 # So many steps ahead are taken for each proposal that is wanted, and no more: what they lead to may be the same.
 MOST_STEPS = 2
 
@@ -127,7 +128,8 @@ def _proposed(make: Callable[[], Search], known: Sequence[Recorded]) -> Proposal
 
 def _chance_to_pass(proposal: Proposal, known: Sequence[Recorded]) -> float:
     mine = _int8_ops(proposal)
-    others = [(_int8_ops(other), outcome.passes) for other, outcome in known]
+    # A plan without int8 tells nothing of one with it.
+    others = [(theirs, outcome.passes) for other, outcome in known if (theirs := _int8_ops(other))]
     more_passes = any(passes and theirs >= mine for theirs, passes in others)
     less_fails = any(not passes and theirs <= mine for theirs, passes in others)
     if more_passes != less_fails:
