@@ -13,6 +13,7 @@ from tuner.config import TuningConfig
 from tuner.config.loading import parse_config
 from tuner.errors import ModelError, QuantizationError
 from tuner.evaluation.latency import LatencyFigures
+from tuner.evaluation.workers import ThisProcess
 from tuner.finals import Final, choose_final, untried_proposals
 from tuner.model.detection_model import DetectionModel, ModelFormat
 from tuner.precision import BF16, FP32, INT8, OpPrecision, PrecisionPlan
@@ -104,6 +105,8 @@ class Runner:
     ran: list[str] = field(default_factory=list)
     image: Any = field(default_factory=lambda: np.zeros((1, 2, 2, 3), np.uint8))
     baseline: Measurement = field(default_factory=lambda: Measurement(0.5, 5, 9.0, 9.0, 400, 1.0))
+
+    workers: ThisProcess = field(default_factory=ThisProcess)
 
     @property
     def engine(self) -> "Runner":

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "trial_runner": {"engine", "model", "study", "trial"},
     "run_record": {"cache", "config", "criterion", "evaluation", "study", "trial"},
     "evidence": {"cache", "data", "detections", "evaluation", "graph", "model", "precision", "quantization"},
-    "session": {"storage_url", "config", "data", "inputs", "model", "quantization", "run_record", "search"},
+    "session": {"address", "storage_url", "config", "data", "inputs", "model", "quantization", "run_record", "search"},
     "engine": {"cache", "config", "graph", "model", "precision", "quantization", "search", "trial"},
     "timing": {"config", "evaluation", "model"},
     "meter": {"timing", "cache", "config", "criterion", "data", "evaluation", "inputs", "model", "search", "trial"},

@@ -28,6 +28,7 @@ from tuner.entry_point import load_entry_point
 from tuner.errors import ConfigError
 from tuner.evaluation.evaluator import EvalFunction
 from tuner.evaluation.labels import label_by_model
+from tuner.evaluation.workers import Workers
 from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import check_fed, input_type
@@ -156,12 +157,15 @@ def steps_of(*loaders: DatasetConfig | None, fed_to: DetectionModel | None) -> t
     return (*steps, Cast(dtype=wanted)) if wanted in ("uint8", "int32") else steps
 
 
-def with_labels(config: TuningConfig, inputs: Inputs, model: DetectionModel, progress: Progress) -> Inputs:
+def with_labels(
+    config: TuningConfig, inputs: Inputs, model: DetectionModel, progress: Progress, workers: Workers | None = None
+) -> Inputs:
     """The inputs with what the float model finds as the truth, where the settings want that. See `label_by_model`."""
     accuracy, images = config.evaluation.accuracy, inputs.evaluation
     if accuracy.labels == "annotations" or images is None:
         return inputs
-    labelled = label_by_model(model, images, accuracy.label_score, progress, masks=accuracy.iou_type != "bbox")
+    masks = accuracy.iou_type != "bbox"
+    labelled = label_by_model(model, images, accuracy.label_score, progress, masks=masks, workers=workers)
     # Not of the detections: their last bits may differ the next time.
     identity = f"{images.sha256}, as {model.sha256} labels it from {accuracy.label_score:g} on"
     return replace(inputs, evaluation=labelled, labelled_images=identity)

@@ -79,7 +79,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
             fed_to=model,
             allow_code=job.allow_code,
         )
-        inputs = with_labels(config, inputs, model, clock.progress)
+        inputs = with_labels(config, inputs, model, clock.progress, workers)
         images = list(calibration_images(inputs.calibration, max(config.quantization.calibration.sampling_sizes)))
         optimized = optimized_model(config, model, images)
         prepared = prepare(optimized.model)

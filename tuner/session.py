@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.address import without_secrets
 from tuner.config import TuningConfig
 from tuner.files import json_sha256, remove_leftovers
 from tuner.inputs import Inputs
@@ -112,7 +113,7 @@ def _command(storage: str, shown: str) -> str:
     program = Path(sys.argv[0])
     of_tuner = program.name == "tuner" or program.parts[-2:] == ("tuner", "__main__.py")
     begin = ["tuner"] if of_tuner else ["python", str(program)]
-    return shlex.join([*begin, *(one.replace(storage, shown) for one in sys.argv[1:])])
+    return shlex.join([*begin, *(without_secrets(one.replace(storage, shown)) for one in sys.argv[1:])])
 
 
 def remove_leftovers_of_kills(workspace: Path, output_model: Path) -> None:

@@ -46,6 +46,7 @@ class ImageChunk:
     steps: tuple[Step, ...]
     category_ids: frozenset[int]
     iou_types: tuple[IouType, ...]
+    masks: bool
 
 
 @dataclass(frozen=True, slots=True)

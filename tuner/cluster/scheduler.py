@@ -3,10 +3,8 @@
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -14,6 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from tuner import errors
+from tuner.cluster.jobs import Call, Handed, Job
 from tuner.cluster.pool import Hired, Pool, in_one_line
 from tuner.cluster.recipe import Failure
 from tuner.errors import ClusterError, DatasetError, EvaluationError, TunerError
@@ -33,52 +32,6 @@ PATIENCE_S = 300.0
 # It waits no longer than that where all nodes that there are were refused.
 IMPATIENCE_S = 10.0
 _WAIT_S = 0.02
-
-
-@dataclass(eq=False)
-class Call:
-    """A method of a worker to be called. keeps: what the worker then has and need not fetch again. told: in words."""
-
-    method: str
-    arguments: Sequence[Any]
-    told: str
-    keeps: object = None
-    deaths: int = 0
-    unreadable_on: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Job:
-    """Calls whose results are wanted in their order.
-
-    rank: of several jobs, the one of lower rank goes first. after: needs the pinned node for itself, from when that
-    other job has nothing left to hand out.
-    """
-
-    calls: Sequence[Call]
-    rank: int = 0
-    after: "Job | None" = None
-    is_alone: bool = False
-    waiting: deque[int] = field(default_factory=deque)
-    results: dict[int, Any] = field(default_factory=dict)
-    is_over: bool = False
-
-    def __post_init__(self) -> None:
-        self.waiting.extend(range(len(self.calls)))
-
-
-@dataclass(eq=False)
-class _Handed:
-    """A call on its way. reference: of its result. since: when it was its turn, by the monotonic clock."""
-
-    job: Job
-    index: int
-    reference: Any
-    since: float
-
-    @property
-    def call(self) -> Call:
-        return self.job.calls[self.index]
 
 
 class Scheduler:
@@ -169,14 +122,14 @@ class Scheduler:
                     if len(self._pool) or not self._waiting:
                         self._had_workers_at = time.monotonic()
                     self._hand_out()
-                    references = [one.reference for worker in self._pool for one in worker.given]
+                    references = [worker.given[0].reference for worker in self._pool if worker.given]
                     self._changed.notify_all()
                     if not references:
                         self._changed.wait(_WAIT_S if self._jobs else 0.2)
                 if references:
-                    ray.wait(references, num_returns=1, timeout=_WAIT_S)
+                    answered = _answered(references)
                     with self._changed:
-                        self._collect()
+                        self._collect(answered)
         except BaseException as error:
             with self._changed:
                 self._broken = ClusterError(f"the cluster is lost: {in_one_line(error)}")
@@ -204,7 +157,7 @@ class Scheduler:
 
     @staticmethod
     def _is_due(job: Job) -> bool:
-        return len(job.results) < len(job.calls) and (job.after is None or not job.after.waiting)
+        return job.answered < len(job.calls) and (job.after is None or not job.after.waiting)
 
     def _give_next(self, worker: Hired, *, is_queued: bool) -> None:
         for job in self._jobs:
@@ -225,49 +178,46 @@ class Scheduler:
     def _give(self, worker: Hired, job: Job, index: int) -> None:
         call = job.calls[index]
         reference = getattr(worker.actor, call.method).remote(*call.arguments)
-        worker.given.append(_Handed(job, index, reference, time.monotonic()))
+        worker.given.append(Handed(job, index, reference, time.monotonic()))
         if call.keeps is not None:
             worker.had.add(call.keeps)
 
-    def _collect(self) -> None:
+    def _collect(self, answered: Collection[Any]) -> None:
         now = time.monotonic()
         for worker in list(self._pool):
-            while worker.given and _is_done(worker.given[0].reference):
+            if worker.given and worker.given[0].reference in answered:
                 handed = worker.given.popleft()
                 if worker.given:
                     worker.given[0].since = now
-                if not self._take(worker, handed, now):
-                    break
+                self._take(worker, handed, now)
             limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
             if worker.given and now - worker.given[0].since > limit_s:
                 self._lost(worker, worker.given.popleft(), f"did not answer for {limit_s:.0f} s: {_told(worker)}")
         self._changed.notify_all()
 
-    def _take(self, worker: Hired, handed: _Handed, now: float) -> bool:
-        """Keep the result of a call. Returns whether its worker lives."""
+    def _take(self, worker: Hired, handed: Handed, now: float) -> None:
+        """Keep the result of a call."""
         try:
             found = ray.get(handed.reference)
         except TaskCancelledError:
-            return True
+            return
         except RayTaskError as error:
             # Not the user's to mend: a mistake of ours, or an operator's. It is told where the result is wanted.
-            if not handed.job.is_over:
-                handed.job.results[handed.index] = error.cause if isinstance(error.cause, Exception) else error
-            return True
+            handed.job.answer(handed.index, error.cause if isinstance(error.cause, Exception) else error)
+            return
         except RayError as error:
             self._lost(worker, handed, f"was lost: {in_one_line(error)}")
-            return False
+            return
         worker.has_worked = True
         self._longest_s = max(self._longest_s, now - handed.since)
         if isinstance(found, Failure):
             self._failed(worker, handed, _as_error(found))
-        elif not handed.job.is_over:
-            handed.job.results[handed.index] = found
+        else:
+            handed.job.answer(handed.index, found)
             for node_id, message in handed.call.unreadable_on.items():
                 self._pool.refuse(node_id, self._pool.hosts.get(node_id, node_id), f"it cannot read images: {message}")
-        return True
 
-    def _failed(self, worker: Hired, handed: _Handed, error: TunerError) -> None:
+    def _failed(self, worker: Hired, handed: Handed, error: TunerError) -> None:
         """A node may not have the files that others have; then one of those reads them."""
         call = handed.call
         if isinstance(error, DatasetError):
@@ -276,9 +226,9 @@ class Scheduler:
             if others and len(call.unreadable_on) < MOST_UNREADABLE:
                 self._again(handed)
                 return
-        handed.job.results[handed.index] = error
+        handed.job.answer(handed.index, error)
 
-    def _lost(self, worker: Hired, handed: _Handed, why: str) -> None:
+    def _lost(self, worker: Hired, handed: Handed, why: str) -> None:
         """A worker died or hangs with a call: that one, and those behind it, go to others."""
         behind = list(worker.given)
         worker.given.clear()
@@ -287,21 +237,23 @@ class Scheduler:
         if handed.call.deaths < MOST_DEATHS:
             behind.insert(0, handed)
         else:
-            handed.job.results[handed.index] = EvaluationError(
-                f"{handed.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
-            )
+            told = f"{handed.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
+            handed.job.answer(handed.index, EvaluationError(told))
         for one in reversed(behind):
             self._again(one)
 
     @staticmethod
-    def _again(handed: _Handed) -> None:
+    def _again(handed: Handed) -> None:
         if not handed.job.is_over:
             handed.job.waiting.appendleft(handed.index)
 
 
-def _is_done(reference: Any) -> bool:
-    done, _ = ray.wait([reference], timeout=0)
-    return bool(done)
+def _answered(references: Sequence[Any]) -> set[Any]:
+    """Which of these have a result; waits a little for the first."""
+    done, _ = ray.wait(references, num_returns=1, timeout=_WAIT_S)
+    if done:
+        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
+    return set(done)
 
 
 def _as_error(failure: Failure) -> TunerError:

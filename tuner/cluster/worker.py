@@ -84,11 +84,10 @@ class Worker:
         entries = chunk.entries[part.start : part.stop]
         dataset = DetectionDataset(entries, chunk.category_ids, (), _DECODERS, chunk.steps, {}, self._store)
         started, found = time.perf_counter(), []
-        masks = any(one.value == "segm" for one in chunk.iou_types)
         for entry, sample in zip(entries, dataset, strict=True):
             if ray.get_runtime_context().is_canceled():
                 raise Cancelled
-            detections = runner.detect(sample.image, masks=masks, view=sample.view)
+            detections = runner.detect(sample.image, masks=chunk.masks, view=sample.view)
             truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
             found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
         return FoundRange(model.sha256, found, time.perf_counter() - started)

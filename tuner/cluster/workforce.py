@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from tuner.cluster.address import parse_address
 from tuner.cluster.connection import connected
 from tuner.cluster.facts import read_facts
+from tuner.cluster.jobs import Call, Job
 from tuner.cluster.pool import Pool, PoolSettings
 from tuner.cluster.recipe import FoundRange, ImageChunk, Recipe, Stored
-from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Call, Job, Scheduler
+from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Scheduler
 from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut, most_ranges
 from tuner.detections import Detections
 from tuner.engine import Engine
@@ -101,13 +102,13 @@ class ClusterWorkforce:
 
     @contextmanager
     def running(
-        self, model: DetectionModel, image: NDArray[Any], images: EvaluationImages | None = None
+        self, model: DetectionModel, image: NDArray[Any] | None, images: EvaluationImages | None = None
     ) -> Iterator[RunningGraph]:
         """See `Workers`: the graph itself stays here, unless nobody knows how it is made."""
         recipe = self._recipe(model)
         finding = None if images is None else self._find(recipe, images, _NOW)
-        call = Call("latency", (recipe, image, self._threads), "latency")
-        timing = self._scheduler.submit(Job([call], after=finding, is_alone=True))
+        calls = [] if image is None else [Call("latency", (recipe, image, self._threads), "latency")]
+        timing = self._scheduler.submit(Job(calls, after=finding, is_alone=True))
         try:
             yield _Running(self, model, finding, timing)
         finally:
@@ -258,7 +259,9 @@ class _Running:
 
 def _chunk(images: EvaluationImages, start: int) -> ImageChunk:
     dataset = images.dataset
-    return ImageChunk(dataset.entries[start : start + CHUNK], dataset.steps, images.category_ids, images.iou_types)
+    return ImageChunk(
+        dataset.entries[start : start + CHUNK], dataset.steps, images.category_ids, images.iou_types, images.masks
+    )
 
 
 def _within_chunks(part: ImageRange) -> Iterator[ImageRange]:

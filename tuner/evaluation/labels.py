@@ -1,5 +1,6 @@
 """The float model's own detections as the truth, for images that nobody has annotated."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -7,22 +8,30 @@ import numpy as np
 from tuner.data.dataset import DetectionDataset
 from tuner.detections import Detections, GroundTruth
 from tuner.errors import EvaluationError
+from tuner.evaluation.workers import EvaluationImages, ThisProcess, Workers
 from tuner.masks import Masks
 from tuner.model.detection_model import DetectionModel
-from tuner.model.runner import ModelRunner
 from tuner.progress import Progress
 
 
 def label_by_model(
-    model: DetectionModel, dataset: DetectionDataset, score: float, progress: Progress, *, masks: bool = False
+    model: DetectionModel,
+    dataset: DetectionDataset,
+    score: float,
+    progress: Progress,
+    *,
+    masks: bool = False,
+    workers: Workers | None = None,
 ) -> DetectionDataset:
     """The same images, annotated with what `model` finds in them with at least `score`; their own annotations go.
 
     mAP then measures agreement: the model itself has 1. masks: whether objects get their masks, too.
+    workers: run it; this process where none are given.
     Raises EvaluationError when nothing is found in any image, ModelError for a model that does not detect.
     """
-    with ModelRunner(model) as runner:
-        found = (runner.detect(sample.image, masks=masks, view=sample.view) for sample in dataset)
+    images = EvaluationImages(dataset, masks=masks)
+    with (workers or ThisProcess()).running(model, None, images) as graph, closing(graph.find()) as each:
+        found = (one.detections for one in each)
         entries = tuple(
             replace(entry, ground_truth=_as_truth(detections, score, entry.height, entry.width))
             for entry, detections in zip(dataset.entries, progress.track(found, len(dataset), "label"), strict=True)

@@ -38,15 +38,18 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, eq=False)
 class EvaluationImages:
-    """What graphs are measured on. dataset: in the order in which images are seen. iou_types: what is compared."""
+    """What graphs are measured on.
+
+    dataset: in the order in which images are seen. iou_types: what is compared with what is annotated. masks: whether
+    detections have masks, which they also have where those are compared.
+    """
 
     dataset: DetectionDataset
-    iou_types: tuple[IouType, ...]
+    iou_types: tuple[IouType, ...] = ()
+    masks: bool = False
 
-    @property
-    def masks(self) -> bool:
-        """Whether detections need masks."""
-        return IouType.SEGM in self.iou_types
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "masks", self.masks or IouType.SEGM in self.iou_types)
 
     @cached_property
     def truths(self) -> list[ImageTruth]:
@@ -93,10 +96,11 @@ class Workers(Protocol):
     """Run graphs; what they find is the same bit for bit, whoever they are, on CPUs of one kind."""
 
     def running(
-        self, model: DetectionModel, image: NDArray[Any], images: EvaluationImages | None = None
+        self, model: DetectionModel, image: NDArray[Any] | None, images: EvaluationImages | None = None
     ) -> AbstractContextManager[RunningGraph]:
-        """Start a graph; leaving the context ends it. image: [1, H, W, 3], for latency. images: None where only that
-        is wanted.
+        """Start a graph; leaving the context ends it.
+
+        image: [1, H, W, 3], for latency; None where that is not wanted. images: None where that alone is wanted.
         """
 
     def metrics(
@@ -125,7 +129,7 @@ class ThisProcess:
 
     @contextmanager
     def running(
-        self, model: DetectionModel, image: NDArray[Any], images: EvaluationImages | None = None
+        self, model: DetectionModel, image: NDArray[Any] | None, images: EvaluationImages | None = None
     ) -> Iterator[RunningGraph]:
         """See `Workers`."""
         with ModelRunner(model, *self._threads) as runner:
@@ -169,7 +173,7 @@ class _Here:
     workers: ThisProcess
     model: DetectionModel
     runner: ModelRunner
-    image: NDArray[Any]
+    image: NDArray[Any] | None
     images: EvaluationImages | None
 
     def find(self) -> Generator[Found, None, None]:
@@ -181,6 +185,8 @@ class _Here:
                 yield matched(truth, found, images.category_ids, images.iou_types)
 
     def latency(self) -> LatencyFigures:
+        if self.image is None:
+            raise ValueError("latency was not to be taken")
         return trial_latency(self.runner, self.image)
 
 
