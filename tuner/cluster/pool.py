@@ -1,9 +1,10 @@
 """Which workers there are: started on every node that is like this machine, and anew where one is lost."""
 
 import logging
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +13,15 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.cluster.facts import NodeFacts, differences
-from tuner.cluster.worker import Worker
+from tuner.cluster.jobs import Handed, Job
+from tuner.cluster.worker import PREPARING, SEARCHING, Worker
 from tuner.errors import ClusterError
 
 _log = logging.getLogger(__name__)
 
 # How often the cluster is asked which nodes it has.
 NODES_EVERY_S = 1.0
-# A node on which so many workers died, none of which did anything, gets no more.
+# A node on which so many workers died that had done nothing, and not by what others did later, gets no more.
 MOST_IDLE_DEATHS = 3
 
 
@@ -27,32 +29,62 @@ MOST_IDLE_DEATHS = 3
 class PoolSettings:
     """What workers a run wants.
 
-    threads: inside one operator, of each worker, 0 for its share of the CPUs; inter_threads: for independent ones.
-    cpus: of the cluster's, for each worker; 0 for up to four. cache_mb: MiB on each node for decoded images.
+    threads: inside one operator, of each run of a graph; inter_threads: for independent ones. cpus: of the cluster's,
+    for each worker, at most. cache_mb: MiB on each node for decoded images.
     """
 
-    threads: int = 0
+    threads: int = 1
     inter_threads: int = 0
-    cpus: int = 0
+    cpus: int = 8
     cache_mb: int = 512
-
-
-# Where nobody says how many CPUs a worker has: with one each, a large model would be in memory too often.
-MOST_CPUS = 4
 
 
 @dataclass(eq=False)
 class Hired:
-    """A worker of the pool. given: what it was handed and has not answered, oldest first. had: what it kept."""
+    """A worker of the pool.
+
+    slots: how many calls it works on at a time. given: what it was handed and has not answered, oldest first. had: what
+    it kept. to_prepare: arguments of calls that make graphs ready; preparing: the one on its way.
+    """
 
     actor: Any
     node_id: str
     host: str
     facts: Any
+    slots: int = 1
     is_ready: bool = False
     has_worked: bool = False
-    given: deque[Any] = field(default_factory=deque)
+    given: list[Handed] = field(default_factory=list)
     had: set[object] = field(default_factory=set)
+    to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
+    preparing: Any = None
+
+    def give(self, job: Job, index: int) -> None:
+        """Hand it a call."""
+        call = job.calls[index]
+        method = getattr(self.actor, call.method)
+        if call.method == "find":
+            method = method.options(concurrency_group=SEARCHING)
+        since = time.monotonic() if len(self.given) < self.slots else None
+        self.given.append(Handed(job, index, method.remote(*call.arguments), since))
+        if call.keeps is not None:
+            self.had.add(call.keeps)
+
+    def prepare_next(self) -> None:
+        """Let it make the next graph ready, if there is one and it makes none."""
+        if not self.prepares and self.to_prepare:
+            method = self.actor.prepare.options(concurrency_group=PREPARING)
+            self.preparing = method.remote(*self.to_prepare.popleft())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it does nothing at all."""
+        return not self.given and not self.prepares
+
+    @property
+    def prepares(self) -> bool:
+        """Whether it makes a graph ready."""
+        return self.preparing is not None and not ray.wait([self.preparing], timeout=0)[0]
 
 
 class Pool:
@@ -63,7 +95,10 @@ class Pool:
         self._hired: list[Hired] = []
         self._deaths: Counter[str] = Counter()
         self._looked_at = 0.0
+        self._alive: set[str] = set()
         self.refused: dict[str, str] = {}
+        # Workers that are no more, whose calls somebody has to take over.
+        self.gone: list[Hired] = []
         self._pinned = ""
 
     def __iter__(self) -> Iterator[Hired]:
@@ -71,6 +106,11 @@ class Pool:
 
     def __len__(self) -> int:
         return sum(worker.is_ready for worker in self._hired)
+
+    @property
+    def slots(self) -> int:
+        """How many calls all workers work on at a time."""
+        return sum(worker.slots for worker in self)
 
     @property
     def hosts(self) -> dict[str, str]:
@@ -81,7 +121,8 @@ class Pool:
     def pinned(self) -> str:
         """The node on which latency is taken: the driver's own where that has workers, and one for the whole run."""
         nodes = self.hosts
-        if self._pinned not in nodes and nodes:
+        # A node that only lost its workers gets new ones.
+        if self._pinned not in self._alive - self.refused.keys() and nodes:
             own = ray.get_runtime_context().get_node_id()
             chosen = own if own in nodes else next(iter(nodes))
             if self._pinned:
@@ -101,14 +142,16 @@ class Pool:
                 if worker.facts in begun:
                     self._welcome(worker)
 
-    def lose(self, worker: Hired, why: str, *, hung: bool = False) -> None:
+    def lose(self, worker: Hired, why: str) -> None:
         """A worker is dead, or is to be: another one takes its place at the next refresh."""
         if worker not in self._hired:
             return
-        self._hired.remove(worker)
-        _end(worker)
+        self._dismiss(worker)
         _log.warning("a worker on %s %s", worker.host, why)
-        self._deaths[worker.node_id] += 0 if worker.has_worked and not hung else 1
+
+    def blame(self, worker: Hired, why: str) -> None:
+        """A worker that had done nothing was lost, and not by what it was asked to do."""
+        self._deaths[worker.node_id] += 1
         if self._deaths[worker.node_id] >= MOST_IDLE_DEATHS:
             self.refuse(worker.node_id, worker.host, f"{MOST_IDLE_DEATHS} workers were lost there; the last one {why}")
 
@@ -119,8 +162,12 @@ class Pool:
         self.refused[node_id] = f"{host}: {why}"
         _log.warning("%s is not used: %s", host, why)
         for worker in [one for one in self._hired if one.node_id == node_id]:
-            self._hired.remove(worker)
-            _end(worker)
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: Hired) -> None:
+        self._hired.remove(worker)
+        self.gone.append(worker)
+        _end(worker)
 
     def close(self) -> None:
         """End all workers."""
@@ -129,22 +176,34 @@ class Pool:
         self._hired.clear()
 
     def _hire(self) -> None:
-        for node in ray.nodes():
+        nodes = ray.nodes()
+        self._alive = {node["NodeID"] for node in nodes if node["Alive"]}
+        # Those that were given nothing would not tell that they are gone.
+        for worker in [one for one in self._hired if one.is_ready and one.node_id not in self._alive]:
+            self.lose(worker, "was lost with its node")
+        for node in nodes:
             cpus = int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0
             node_id = node["NodeID"]
             if cpus < 1 or node_id in self.refused:
                 continue
-            cpus_each = min(self._settings.cpus or MOST_CPUS, cpus)
-            wanted = cpus // cpus_each
+            wanted = math.ceil(cpus / self._settings.cpus)
             missing = wanted - sum(worker.node_id == node_id for worker in self._hired)
-            self._hired += [self._start(node, cpus_each, self._settings.cache_mb // wanted) for _ in range(missing)]
+            self._hired += [
+                self._start(node, cpus // wanted, self._settings.cache_mb // wanted) for _ in range(missing)
+            ]
 
     def _start(self, node: Mapping[str, Any], cpus: int, cache_mb: int) -> Hired:
-        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        remote = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0, scheduling_strategy=on_node)(Worker)
-        actor = remote.remote(self._settings.threads or cpus, self._settings.inter_threads, cache_mb)
+        slots = max(1, cpus // self._settings.threads)
+        remote = ray.remote(
+            num_cpus=cpus,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={SEARCHING: slots, PREPARING: 1},
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )(Worker)
+        actor = remote.remote(self._settings.threads, self._settings.inter_threads, cache_mb)
         host = f"{node['NodeManagerHostname']} ({node['NodeName']}, {node['NodeID'][:6]})"
-        return Hired(actor, node["NodeID"], host, actor.facts.remote())
+        return Hired(actor, node["NodeID"], host, actor.facts.remote(), slots)
 
     def _welcome(self, worker: Hired) -> None:
         try:
@@ -152,7 +211,9 @@ class Pool:
         except GetTimeoutError:
             return
         except RayError as error:
-            self.lose(worker, f"did not start: {in_one_line(error)}")
+            why = f"did not start: {in_one_line(error)}"
+            self.lose(worker, why)
+            self.blame(worker, why)
             return
         unlike = differences(found, self._expected)
         if unlike:

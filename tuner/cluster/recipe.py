@@ -60,7 +60,8 @@ class FoundRange:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error that a worker met. kind: the name of a class of `tuner.errors`."""
+    """An error that a worker met. kind: the name of a class of `tuner.errors`. before: what was found before it."""
 
     kind: str
     message: str
+    before: FoundRange | None = None

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -23,8 +24,8 @@ _log = logging.getLogger(__name__)
 MOST_DEATHS = 3
 # A call on whose node images cannot be read is tried on so many nodes.
 MOST_UNREADABLE = 2
-# So many calls a worker has before it, so that it need not wait for the next one.
-MOST_GIVEN = 2
+# So many calls a worker has beyond those that it works on, so that it need not wait for the next one.
+QUEUED = 1
 # A call that takes so many times as long as any before it hangs, but not before HANG_S.
 HANG_FACTOR, HANG_S = 20, 600.0
 # So long a run waits for a node when it has none.
@@ -69,6 +70,10 @@ class Scheduler:
                     found = job.results.pop(index)
                 if isinstance(found, BaseException):
                     raise found
+                if isinstance(found, Failure):
+                    if found.before is not None:
+                        yield found.before
+                    raise _as_error(found)
                 yield found
         finally:
             self.cancel(job)
@@ -86,11 +91,23 @@ class Scheduler:
             self._changed.notify_all()
 
     @property
+    def slots(self) -> int:
+        """How many calls are worked on at a time now; waits for the first worker. Raises ClusterError as `workers`."""
+        return self.workers and self._pool.slots
+
+    @property
     def workers(self) -> int:
-        """How many there are now, at least one: waits for the first. Raises ClusterError where none comes."""
+        """How many processes there are now; waits for the first. Raises ClusterError where none comes."""
         with self._changed:
             self._wait_for(lambda: bool(len(self._pool)))
             return len(self._pool)
+
+    def prepare(self, calls: Sequence[Sequence[Any]]) -> None:
+        """Let each worker make graphs ready meanwhile, in the place of those that it was told before."""
+        with self._changed:
+            for worker in self._pool:
+                worker.to_prepare = deque(calls)
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End all work and all workers."""
@@ -119,10 +136,11 @@ class Scheduler:
             while not self._is_closed:
                 with self._changed:
                     self._pool.refresh()
+                    self._take_over()
                     if len(self._pool) or not self._waiting:
                         self._had_workers_at = time.monotonic()
                     self._hand_out()
-                    references = [worker.given[0].reference for worker in self._pool if worker.given]
+                    references = [one.reference for worker in self._pool for one in worker.given]
                     self._changed.notify_all()
                     if not references:
                         self._changed.wait(_WAIT_S if self._jobs else 0.2)
@@ -136,63 +154,68 @@ class Scheduler:
                 self._broken.__cause__ = error
                 self._changed.notify_all()
 
+    def _take_over(self) -> None:
+        """The calls of workers that are no more wait again, before all others."""
+        for worker in self._pool.gone:
+            for handed in reversed(worker.given):
+                handed.job.wait_again(handed.index)
+            worker.given.clear()
+        self._pool.gone.clear()
+
     def _hand_out(self) -> None:
         self._jobs.sort(key=lambda job: job.rank)
         reserved = self._alone()
-        for most in range(1, MOST_GIVEN + 1):
-            for worker in self._pool:
-                if worker.node_id != reserved and len(worker.given) < most:
-                    self._give_next(worker, is_queued=most > 1)
+        free = [worker for worker in self._pool if worker.node_id != reserved]
+        for most in range(1, max((worker.slots for worker in free), default=0) + QUEUED + 1):
+            for worker in free:
+                if len(worker.given) < min(most, worker.slots + QUEUED):
+                    self._give_next(worker, is_queued=len(worker.given) >= worker.slots)
+        for worker in free:
+            worker.prepare_next()
 
     def _alone(self) -> str:
         """Run what must be alone where the pinned node is idle; the node that is kept free for it, or ""."""
-        job = next((one for one in self._jobs if one.is_alone and self._is_due(one)), None)
+        job = next((one for one in self._jobs if one.is_alone and one.is_due), None)
         if job is None:
             return ""
         pinned = self._pool.pinned
         there = [worker for worker in self._pool if worker.node_id == pinned]
-        if job.waiting and there and not any(worker.given for worker in there):
-            self._give(there[0], job, job.waiting.popleft())
+        if job.waiting and there and all(worker.is_idle for worker in there):
+            there[0].give(job, job.waiting.popleft())
         return pinned
-
-    @staticmethod
-    def _is_due(job: Job) -> bool:
-        return job.answered < len(job.calls) and (job.after is None or not job.after.waiting)
 
     def _give_next(self, worker: Hired, *, is_queued: bool) -> None:
         for job in self._jobs:
             # What nobody has asked for yet waits in the driver, not in front of what will be asked for.
             if job.is_alone or (is_queued and job.rank > 0):
                 continue
-            soon = islice(job.waiting, MOST_GIVEN * len(self._pool))
+            soon = islice(job.waiting, self._pool.slots)
             near = [index for index in soon if self._may_have(worker, job.calls[index])]
             if near:
                 index = next((one for one in near if job.calls[one].keeps in worker.had), near[0])
                 job.waiting.remove(index)
-                self._give(worker, job, index)
+                worker.give(job, index)
                 return
 
     def _may_have(self, worker: Hired, call: Call) -> bool:
-        return worker.node_id not in call.unreadable_on or self._pool.hosts.keys() <= call.unreadable_on.keys()
-
-    def _give(self, worker: Hired, job: Job, index: int) -> None:
-        call = job.calls[index]
-        reference = getattr(worker.actor, call.method).remote(*call.arguments)
-        worker.given.append(Handed(job, index, reference, time.monotonic()))
-        if call.keeps is not None:
-            worker.had.add(call.keeps)
+        failed_on = call.unreadable_on.keys() | call.lost_on.keys()
+        return worker.node_id not in failed_on or self._pool.hosts.keys() <= failed_on
 
     def _collect(self, answered: Collection[Any]) -> None:
         now = time.monotonic()
         for worker in list(self._pool):
-            if worker.given and worker.given[0].reference in answered:
-                handed = worker.given.popleft()
-                if worker.given:
-                    worker.given[0].since = now
-                self._take(worker, handed, now)
-            limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
-            if worker.given and now - worker.given[0].since > limit_s:
-                self._lost(worker, worker.given.popleft(), f"did not answer for {limit_s:.0f} s: {_told(worker)}")
+            for handed in [one for one in worker.given if one.reference in answered]:
+                # A worker that is lost takes its other calls with it.
+                if handed in worker.given:
+                    worker.given.remove(handed)
+                    self._take(worker, handed, now)
+            for handed in worker.given[: worker.slots]:
+                handed.since = handed.since or now
+                limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
+                if now - handed.since > limit_s:
+                    worker.given.remove(handed)
+                    self._lost(worker, handed, f"did not answer for {limit_s:.0f} s")
+                    break
         self._changed.notify_all()
 
     def _take(self, worker: Hired, handed: Handed, now: float) -> None:
@@ -209,43 +232,45 @@ class Scheduler:
             self._lost(worker, handed, f"was lost: {in_one_line(error)}")
             return
         worker.has_worked = True
-        self._longest_s = max(self._longest_s, now - handed.since)
+        self._longest_s = max(self._longest_s, now - (handed.since or now))
         if isinstance(found, Failure):
-            self._failed(worker, handed, _as_error(found))
+            self._failed(worker, handed, found)
         else:
             handed.job.answer(handed.index, found)
+            for lost, why in handed.call.lost_on.values():
+                if not lost.has_worked:
+                    self._pool.blame(lost, why)
             for node_id, message in handed.call.unreadable_on.items():
                 self._pool.refuse(node_id, self._pool.hosts.get(node_id, node_id), f"it cannot read images: {message}")
 
-    def _failed(self, worker: Hired, handed: Handed, error: TunerError) -> None:
+    def _failed(self, worker: Hired, handed: Handed, failure: Failure) -> None:
         """A node may not have the files that others have; then one of those reads them."""
         call = handed.call
-        if isinstance(error, DatasetError):
-            call.unreadable_on[worker.node_id] = str(error)
+        if failure.kind == DatasetError.__name__:
+            call.unreadable_on[worker.node_id] = failure.message
             others = self._pool.hosts.keys() - call.unreadable_on.keys()
             if others and len(call.unreadable_on) < MOST_UNREADABLE:
-                self._again(handed)
+                handed.job.wait_again(handed.index)
                 return
-        handed.job.answer(handed.index, error)
+        handed.job.answer(handed.index, failure)
 
     def _lost(self, worker: Hired, handed: Handed, why: str) -> None:
-        """A worker died or hangs with a call: that one, and those behind it, go to others."""
-        behind = list(worker.given)
-        worker.given.clear()
+        """A worker died or hangs: what it had goes to others, a limited number of times."""
+        with_it = [handed, *worker.given]
+        worker.given = with_it
         self._pool.lose(worker, why)
-        handed.call.deaths += 1
-        if handed.call.deaths < MOST_DEATHS:
-            behind.insert(0, handed)
+        if any(one.job.rank for one in with_it) and not all(one.job.rank for one in with_it):
+            # Nobody knows which of several graphs it was: what was not asked for yet is dropped.
+            for job in [one for one in self._jobs if one.rank]:
+                self.cancel(job)
         else:
-            told = f"{handed.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
-            handed.job.answer(handed.index, EvaluationError(told))
-        for one in reversed(behind):
-            self._again(one)
-
-    @staticmethod
-    def _again(handed: Handed) -> None:
-        if not handed.job.is_over:
-            handed.job.waiting.appendleft(handed.index)
+            for one in with_it[: worker.slots]:
+                one.call.deaths += 1
+                one.call.lost_on[worker.node_id] = worker, why
+        for one in [one for one in with_it if one.call.deaths >= MOST_DEATHS]:
+            worker.given.remove(one)
+            told = f"{one.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
+            one.job.answer(one.index, EvaluationError(told))
 
 
 def _answered(references: Sequence[Any]) -> set[Any]:
@@ -259,7 +284,3 @@ def _answered(references: Sequence[Any]) -> set[Any]:
 def _as_error(failure: Failure) -> TunerError:
     kind = getattr(errors, failure.kind, TunerError)
     return kind(failure.message) if issubclass(kind, TunerError) else TunerError(failure.message)
-
-
-def _told(worker: Hired) -> str:
-    return "it hangs" if not worker.given else f"it hangs, {len(worker.given)} calls behind"

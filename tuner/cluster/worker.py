@@ -1,8 +1,12 @@
-"""What a worker does: one thing at a time, in a process of its own on some machine."""
+"""What a worker does, in a process of its own on some machine: several images at a time, through one session."""
 
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import ray
@@ -16,13 +20,17 @@ from tuner.data.images import ImageStore
 from tuner.errors import TunerError
 from tuner.evaluation.coco_map import CategoryCurves, CocoBackend, ImageTruth, category_curves
 from tuner.evaluation.latency import LatencyFigures
-from tuner.evaluation.workers import matched, trial_latency
+from tuner.evaluation.workers import Found, matched, trial_latency
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.quantization.ranges import Observation, observe
 
 # So many graphs are kept with their sessions, and so many values of the object store.
-GRAPHS_KEPT, VALUES_KEPT = 2, 64
+GRAPHS_KEPT, VALUES_KEPT = 3, 64
+# Calls that search images, and one that makes the next graph meanwhile; each kind has threads of its own.
+SEARCHING, PREPARING = "searching", "preparing"
+# TensorFlow's way to run all operators of a graph in the thread that asks.
+_CALLERS_THREAD = -1
 # One more than runs, so that the next image is decoded meanwhile.
 _DECODERS = 1
 
@@ -33,18 +41,29 @@ class Cancelled(Exception):
     """The result is not wanted any more."""
 
 
+@dataclass(eq=False)
+class _Loaded:
+    """A graph with its session. users: who run it just now. is_old: the last of them closes it."""
+
+    model: DetectionModel
+    runner: ModelRunner
+    users: int = 0
+    is_old: bool = False
+
+
 class Worker:
     """Runs graphs on images that it reads itself, and keeps what it will need again.
 
-    threads, inter_threads: of its sessions. cache_mb: MiB for decoded images.
+    threads, inter_threads: of its sessions, for each run; runs go beside each other. cache_mb: MiB for decoded images.
     Its methods give a Failure for an error that the user can mend, which so keeps its kind and its one line.
     """
 
     def __init__(self, threads: int, inter_threads: int, cache_mb: int) -> None:
-        self._threads = (threads, inter_threads)
+        self._threads = (threads, _CALLERS_THREAD if threads == 1 and not inter_threads else inter_threads)
         self._store = ImageStore(cache_mb * 2**20)
+        self._lock = threading.Lock()
         self._values: OrderedDict[str, Any] = OrderedDict()
-        self._graphs: OrderedDict[str, tuple[DetectionModel, ModelRunner]] = OrderedDict()
+        self._graphs: OrderedDict[str, Future[_Loaded]] = OrderedDict()
 
     def facts(self) -> NodeFacts:
         """What results depend on here."""
@@ -53,6 +72,13 @@ class Worker:
     def find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         """What a graph finds in some images of a chunk; `part` counts within it."""
         return _told(lambda: self._find(recipe, stored, part))
+
+    def prepare(self, recipe: Recipe, stored: Stored) -> None:
+        """Make a graph and its session, and run it once, which takes longest, before anybody asks for it.
+
+        What goes wrong is told where the graph is asked for.
+        """
+        self.find(recipe, stored, ImageRange(0, 1))
 
     def observe(self, stored: Stored, tensors: Sequence[str], images: Sequence[Stored]) -> list[Observation] | Failure:
         """What the tensors of a float graph are in some images, each [1, H, W, 3]."""
@@ -64,7 +90,7 @@ class Worker:
         """How long one run of a graph takes, on [1, H, W, 3]."""
 
         def measure() -> LatencyFigures:
-            with ModelRunner(self._graph(recipe)[0], *threads) as runner:
+            with self._graph(recipe) as loaded, ModelRunner(loaded.model, *threads) as runner:
                 return trial_latency(runner, image)
 
         return _told(measure)
@@ -78,38 +104,86 @@ class Worker:
         given = [ray.get(one.reference) if isinstance(one, Stored) else one for one in arguments]
         return _told(lambda: function(*given))
 
-    def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange:
-        model, runner = self._graph(recipe)
+    def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         chunk: ImageChunk = self._value(stored)
         entries = chunk.entries[part.start : part.stop]
         dataset = DetectionDataset(entries, chunk.category_ids, (), _DECODERS, chunk.steps, {}, self._store)
-        started, found = time.perf_counter(), []
-        for entry, sample in zip(entries, dataset, strict=True):
-            if ray.get_runtime_context().is_canceled():
-                raise Cancelled
-            detections = runner.detect(sample.image, masks=chunk.masks, view=sample.view)
-            truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
-            found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
-        return FoundRange(model.sha256, found, time.perf_counter() - started)
+        found: list[Found] = []
 
-    def _graph(self, recipe: Recipe) -> tuple[DetectionModel, ModelRunner]:
-        if recipe.key not in self._graphs:
+        def look() -> None:
+            for entry, sample in zip(entries, dataset, strict=True):
+                if ray.get_runtime_context().is_canceled():
+                    raise Cancelled
+                detections = loaded.runner.detect(sample.image, masks=chunk.masks, view=sample.view)
+                truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
+                found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
+
+        with self._graph(recipe) as loaded:
+            started = time.perf_counter()
+            failure = _told(look)
+            whole = FoundRange(loaded.model.sha256, found, time.perf_counter() - started)
+        if failure is None:
+            return whole
+        return replace(failure, before=whole) if found else failure
+
+    @contextmanager
+    def _graph(self, recipe: Recipe) -> Iterator[_Loaded]:
+        loaded = self._taken(recipe)
+        try:
+            yield loaded
+        finally:
+            with self._lock:
+                loaded.users -= 1
+                self._close_old(loaded)
+
+    def _taken(self, recipe: Recipe) -> _Loaded:
+        """A graph, made by whoever needs it first, while the others wait for it."""
+        while True:
+            with self._lock:
+                is_mine = recipe.key not in self._graphs
+                making = self._graphs.setdefault(recipe.key, Future())
+                self._graphs.move_to_end(recipe.key)
+            if is_mine:
+                self._make(recipe, making)
+            loaded = making.result()
+            with self._lock:
+                if not loaded.is_old:
+                    loaded.users += 1
+                    return loaded
+
+    def _make(self, recipe: Recipe, making: "Future[_Loaded]") -> None:
+        try:
             given = None if recipe.given is None else ray.get(recipe.given.reference)
             source = None if recipe.source is None else self._value(recipe.source)
             model = recipe.make(given, source)
-            while len(self._graphs) >= GRAPHS_KEPT:
-                self._graphs.popitem(last=False)[1][1].close()
-            self._graphs[recipe.key] = model, ModelRunner(model, *self._threads)
-        self._graphs.move_to_end(recipe.key)
-        return self._graphs[recipe.key]
+            making.set_result(_Loaded(model, ModelRunner(model, *self._threads)))
+        except BaseException as error:
+            with self._lock:
+                del self._graphs[recipe.key]
+            making.set_exception(error)
+        with self._lock:
+            made = [key for key, one in self._graphs.items() if one.done()]
+            for key in made[: max(0, len(self._graphs) - GRAPHS_KEPT)]:
+                old = self._graphs.pop(key).result()
+                old.is_old = True
+                self._close_old(old)
+
+    @staticmethod
+    def _close_old(loaded: _Loaded) -> None:
+        if loaded.is_old and not loaded.users:
+            loaded.runner.close()
 
     def _value(self, stored: Stored) -> Any:
-        if stored.key not in self._values:
-            self._values[stored.key] = ray.get(stored.reference)
+        with self._lock:
+            if stored.key in self._values:
+                self._values.move_to_end(stored.key)
+                return self._values[stored.key]
+        value = ray.get(stored.reference)
+        with self._lock:
+            self._values[stored.key] = value
             if len(self._values) > VALUES_KEPT:
                 self._values.popitem(last=False)
-        self._values.move_to_end(stored.key)
-        return self._values[stored.key]
+        return value
 
 
 def _told(work: Callable[[], _Result]) -> _Result | Failure:

@@ -1,5 +1,6 @@
 """The work of a run on the workers of a cluster; the driver asks, merges in order, and decides."""
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,14 @@ MOST_AT_ONCE = 8
 # From so many images on, COCO's figures take longer than to send them. In more parts than that they are not made
 # faster, since one category cannot be split.
 MANY_IMAGES, MOST_PARTS = 500, 32
+# About so long latency takes, with the session for it.
+LATENCY_S = 5.0
+# Where the last image of so many is kept, the others are taken to be.
+KEPT_TOGETHER = 32
+# More runs beside each other in one process wait for Python.
+MOST_CPUS = 8
+# Of the plan that is asked for and the likeliest one after it, graphs are made ready while workers search images.
+PREPARED = 2
 # Both the plan that follows where one passes, and the one that follows where it does not.
 LEAST_AHEAD = 2
 # What is asked for goes before what may be asked for.
@@ -66,7 +75,12 @@ def cluster_workforce(address: str, settings: ClusterSettings) -> Iterator["Clus
     with connected(where):
         local = where.local_workers > 0
         pool = Pool(
-            PoolSettings(settings.threads, settings.inter_threads, 1 if local else settings.threads, settings.cache_mb),
+            PoolSettings(
+                settings.threads or 1,
+                settings.inter_threads,
+                cpus=settings.threads or 1 if local else MOST_CPUS,
+                cache_mb=settings.cache_mb,
+            ),
             read_facts(),
         )
         with closing(Scheduler(pool, hang_s=settings.hang_s, patience_s=settings.patience_s)) as scheduler:
@@ -80,7 +94,6 @@ class ClusterWorkforce:
         self._scheduler, self._pool, self._threads = scheduler, pool, threads
         self._numbers = count(1)
         self._chunks: dict[EvaluationImages, list[Stored]] = {}
-        self._ranges: dict[EvaluationImages, list[ImageRange]] = {}
         self._proposals: dict[str, Proposal] = {}
         self._source: Stored | None = None
         self._given: dict[str, Recipe] = {}
@@ -91,7 +104,7 @@ class ClusterWorkforce:
         """See `Workforce`."""
         if images is None:
             return 1
-        return min(MOST_AT_ONCE, max(1, self._scheduler.workers // most_ranges(len(images.dataset), self.image_s)))
+        return min(MOST_AT_ONCE, max(1, self._scheduler.slots // most_ranges(len(images.dataset), self.image_s)))
 
     def ahead(self, images: EvaluationImages | None) -> int:
         """See `Workforce`: none where what waits is this machine, which has enough to do."""
@@ -108,7 +121,8 @@ class ClusterWorkforce:
         recipe = self._recipe(model)
         finding = None if images is None else self._find(recipe, images, _NOW)
         calls = [] if image is None else [Call("latency", (recipe, image, self._threads), "latency")]
-        timing = self._scheduler.submit(Job(calls, after=finding, is_alone=True))
+        left = 0 if finding is None else self._left_for_latency(finding)
+        timing = self._scheduler.submit(Job(calls, after=finding, left=left, is_alone=True))
         try:
             yield _Running(self, model, finding, timing)
         finally:
@@ -120,10 +134,10 @@ class ClusterWorkforce:
         self, images: EvaluationImages, detections: Sequence[Detections], backend: CocoBackend, iou_type: IouType
     ) -> CocoMetrics:
         """See `Workers`: where there are many images, each worker makes the curves of some categories."""
-        workers = self._scheduler.workers
-        if len(images.dataset) < MANY_IMAGES or workers == 1:
+        slots = self._scheduler.slots
+        if len(images.dataset) < MANY_IMAGES or slots == 1:
             return coco_metrics(images.truths, detections, backend, iou_type)
-        parts = category_parts(coco_tables(images.truths, detections, iou_type), min(workers, MOST_PARTS))
+        parts = category_parts(coco_tables(images.truths, detections, iou_type), min(slots, MOST_PARTS))
         calls = [Call("curves", (self._store(part), backend), f"curves of part {i}") for i, part in enumerate(parts, 1)]
         return metrics_of(list(self._scheduler.results(self._scheduler.submit(Job(calls)))))
 
@@ -145,7 +159,7 @@ class ClusterWorkforce:
                 (stored, tuple(tensors), [self._store(image) for image in images[part.start : part.stop]]),
                 f"calibration images {part.start + 1} to {part.stop}",
             )
-            for part in cut(len(images), self._scheduler.workers)
+            for part in cut(len(images), self._scheduler.slots)
         ]
         job = self._scheduler.submit(Job(calls))
         # Workers share what they fetch, and what is fetched is read only; ranges are put together in place.
@@ -178,6 +192,7 @@ class ClusterWorkforce:
                 del self._begun[of_images, key]
         for rank, recipe in enumerate(wanted, start=_MAYBE):
             self._find(recipe, images, rank)
+        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[:PREPARED]])
 
     def found(self, job: Job, model: DetectionModel) -> Generator[Found, None, None]:
         """What a job found, image by image. Raises ClusterError where another graph was run than `model`."""
@@ -194,6 +209,18 @@ class ClusterWorkforce:
         (found,) = self._scheduler.results(job)
         figures: LatencyFigures = found
         return figures
+
+    def _left_for_latency(self, finding: Job) -> int:
+        """How many calls the other nodes answer while one takes latency; none where there is no other node."""
+        nodes = len(self._pool.hosts)
+        images_meanwhile = LATENCY_S * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
+        left = 0
+        for call in reversed(finding.calls):
+            images_meanwhile -= len(call.arguments[-1])
+            if images_meanwhile < 0:
+                break
+            left += 1
+        return left
 
     def _check_graph(self, part: FoundRange, model: DetectionModel) -> None:
         if part.graph_sha256 != model.sha256:
@@ -228,14 +255,18 @@ class ClusterWorkforce:
         total = len(images.dataset)
         if images not in self._chunks:
             self._chunks[images] = [self._store(_chunk(images, start)) for start in range(0, total, CHUNK)]
-            self._ranges[images] = cut(total, self._scheduler.workers, self.image_s)
         calls = []
-        for part in (piece for one in self._ranges[images] for piece in _within_chunks(one)):
+        # Rounded, so that candidates are cut alike, and workers get again what they had.
+        image_s = 2.0 ** round(math.log2(self.image_s))
+        ranges = cut(total, self._scheduler.slots, image_s)
+        for part in (piece for one in ranges for piece in _within_chunks(one)):
             chunk = part.start // CHUNK
             inside = ImageRange(part.start - chunk * CHUNK, part.stop - chunk * CHUNK)
             stored = self._chunks[images][chunk]
             told = f"images {part.start + 1} to {part.stop}"
-            calls.append(Call("find", (recipe, stored, inside), told, keeps=(stored.key, inside.start)))
+            calls.append(
+                Call("find", (recipe, stored, inside), told, keeps=(stored.key, inside.start // KEPT_TOGETHER))
+            )
         return calls
 
     def _store(self, value: object) -> Stored:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from tuner.detections import Detections, View
 from tuner.errors import ModelError
@@ -36,8 +37,8 @@ LARGE_BYTES = 30_000_000
 class ModelRunner:
     """A session over one model, built once and used for many images; a context manager that frees it.
 
-    TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN): they are what a deployed
-    model runs with. as_written turns off those that rewrite float arithmetic and so its last bits: for comparing graphs
+    TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN), but for one that only costs
+    time: they are what a deployed model runs with. as_written turns off those that rewrite float arithmetic and so its last bits: for comparing graphs
     that compute the same in other words. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
     xla: whatever XLA can take is compiled, in the first runs at each shape; on a CPU only where `allow_xla_on_cpu`
     comes in time, which a runner with `xla` calls. `xla_clusters` tells what came of it.
@@ -70,6 +71,9 @@ class ModelRunner:
             allow_soft_placement=True,
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = as_written
+        # It takes the graph with all weights through MLIR and back, four times, which is most of a first run's time; what
+        # comes out computes the same bits in the same time.
+        config.graph_options.rewrite_options.disable_tfg_optimizer = RewriterConfig.ON
         config.experimental.disable_output_partition_graphs = not keeps_graphs
         if xla:
             allow_xla_on_cpu()
