@@ -240,3 +240,18 @@ def test_a_class_that_is_not_in_the_table() -> None:
 def test_what_is_read_stays_with_the_detector() -> None:
     model = replace(detector(), reading=Reading({1: 2}, "test"))
     assert model.with_graph(model.graph_def).reading is model.reading
+
+
+def test_a_run_gives_the_bits_that_a_session_as_shipped_gives() -> None:
+    """Of a trained detector, whose graph optimisers have something to do."""
+    model = load_model(Path(__file__).parents[2] / "datasets" / "shapes" / "detector.pb", (), ())
+    image = np.random.default_rng(0).integers(0, 256, (1, 240, 320, 3), np.uint8)
+    with ModelRunner(model, 1, 1) as runner:
+        found = runner.run(image)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(model.graph_def, name="")
+        config = tf1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+        with tf1.Session(graph=graph, config=config) as session:
+            expected = session.run(list(model.outputs), {model.inputs[0]: image})
+    for name, values in zip(model.outputs, expected, strict=True):
+        np.testing.assert_array_equal(found[name], values, strict=True)

@@ -34,7 +34,8 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     ray_worker._worker_logs_enabled = False
     try:
         if address.local_workers:
-            ray.init(num_cpus=address.local_workers, include_dashboard=False, **quiet)
+            # Without an address it would connect to a cluster that runs here.
+            ray.init(address="local", num_cpus=address.local_workers, include_dashboard=False, **quiet)
         else:
             ray.init(address=address.text, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:

@@ -113,6 +113,12 @@ class Pool:
         return sum(worker.slots for worker in self)
 
     @property
+    def described(self) -> str:
+        """What the cluster has to offer now, in words."""
+        cpus = [count for node in ray.nodes() if node["Alive"] and (count := int(node["Resources"].get("CPU", 0)))]
+        return f"{sum(cpus)} CPUs on {len(cpus)} node{'' if len(cpus) == 1 else 's'}"
+
+    @property
     def hosts(self) -> dict[str, str]:
         """Of each node with workers, what it is called."""
         return {worker.node_id: worker.host for worker in self}

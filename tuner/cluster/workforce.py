@@ -1,6 +1,5 @@
 """The work of a run on the workers of a cluster; the driver asks, merges in order, and decides."""
 
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from tuner.cluster.address import parse_address
 from tuner.cluster.connection import connected
 from tuner.cluster.facts import read_facts
+from tuner.cluster.image_calls import chunks_of, find_calls
 from tuner.cluster.jobs import Call, Job
 from tuner.cluster.pool import Pool, PoolSettings
-from tuner.cluster.recipe import FoundRange, ImageChunk, Recipe, Stored
+from tuner.cluster.recipe import FoundRange, Recipe, Stored
 from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Scheduler
-from tuner.cluster.shards import UNKNOWN_S, ImageRange, cut, most_ranges
+from tuner.cluster.shards import UNKNOWN_S, cut, most_ranges
 from tuner.detections import Detections
 from tuner.engine import Engine
 from tuner.errors import ClusterError
@@ -34,8 +34,6 @@ from tuner.trial import Proposal
 
 _Result = TypeVar("_Result")
 
-# Entries of so many images travel together, and stay with the workers that had some of them.
-CHUNK = 256
 # So many plans at most are drawn side by side: more would be drawn blindly.
 MOST_AT_ONCE = 8
 # From so many images on, COCO's figures take longer than to send them. In more parts than that they are not made
@@ -43,8 +41,6 @@ MOST_AT_ONCE = 8
 MANY_IMAGES, MOST_PARTS = 500, 32
 # About so long latency takes, with the session for it.
 LATENCY_S = 5.0
-# Where the last image of so many is kept, the others are taken to be.
-KEPT_TOGETHER = 32
 # More runs beside each other in one process wait for Python.
 MOST_CPUS = 8
 # Of the plan that is asked for and the likeliest one after it, graphs are made ready while workers search images.
@@ -99,6 +95,11 @@ class ClusterWorkforce:
         self._given: dict[str, Recipe] = {}
         self._begun: dict[tuple[EvaluationImages, str], Job] = {}
         self.image_s = UNKNOWN_S
+
+    @property
+    def described(self) -> str:
+        """Which machines there are now, in words."""
+        return self._pool.described
 
     def at_once(self, images: EvaluationImages | None) -> int:
         """See `Workforce`."""
@@ -252,22 +253,9 @@ class ClusterWorkforce:
         return job
 
     def _calls(self, recipe: Recipe, images: EvaluationImages) -> list[Call]:
-        total = len(images.dataset)
         if images not in self._chunks:
-            self._chunks[images] = [self._store(_chunk(images, start)) for start in range(0, total, CHUNK)]
-        calls = []
-        # Rounded, so that candidates are cut alike, and workers get again what they had.
-        image_s = 2.0 ** round(math.log2(self.image_s))
-        ranges = cut(total, self._scheduler.slots, image_s)
-        for part in (piece for one in ranges for piece in _within_chunks(one)):
-            chunk = part.start // CHUNK
-            inside = ImageRange(part.start - chunk * CHUNK, part.stop - chunk * CHUNK)
-            stored = self._chunks[images][chunk]
-            told = f"images {part.start + 1} to {part.stop}"
-            calls.append(
-                Call("find", (recipe, stored, inside), told, keeps=(stored.key, inside.start // KEPT_TOGETHER))
-            )
-        return calls
+            self._chunks[images] = [self._store(chunk) for chunk in chunks_of(images)]
+        return find_calls(recipe, self._chunks[images], len(images.dataset), self._scheduler.slots, self.image_s)
 
     def _store(self, value: object) -> Stored:
         return Stored(f"{type(value).__name__} {next(self._numbers)}", ray.put(value))
@@ -286,19 +274,3 @@ class _Running:
 
     def latency(self) -> LatencyFigures:
         return self.workforce.latency(self.timing)
-
-
-def _chunk(images: EvaluationImages, start: int) -> ImageChunk:
-    dataset = images.dataset
-    return ImageChunk(
-        dataset.entries[start : start + CHUNK], dataset.steps, images.category_ids, images.iou_types, images.masks
-    )
-
-
-def _within_chunks(part: ImageRange) -> Iterator[ImageRange]:
-    """A range, cut where chunks end."""
-    start = part.start
-    while start < part.stop:
-        stop = min(part.stop, (start // CHUNK + 1) * CHUNK)
-        yield ImageRange(start, stop)
-        start = stop

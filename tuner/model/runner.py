@@ -38,8 +38,9 @@ class ModelRunner:
     """A session over one model, built once and used for many images; a context manager that frees it.
 
     TensorFlow's graph optimisations stay as shipped (constant folding, fusing, oneDNN), but for one that only costs
-    time: they are what a deployed model runs with. as_written turns off those that rewrite float arithmetic and so its last bits: for comparing graphs
-    that compute the same in other words. intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
+    time: they are what a deployed model runs with. as_written turns off those that rewrite float arithmetic and so its
+    last bits: for comparing graphs that compute the same in other words.
+    intra_op_threads, inter_op_threads: 0 lets TensorFlow choose.
     xla: whatever XLA can take is compiled, in the first runs at each shape; on a CPU only where `allow_xla_on_cpu`
     comes in time, which a runner with `xla` calls. `xla_clusters` tells what came of it.
     keeps_graphs: for `trace(graphs=True)`; costs a copy of the graph.
@@ -71,8 +72,8 @@ class ModelRunner:
             allow_soft_placement=True,
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = as_written
-        # It takes the graph with all weights through MLIR and back, four times, which is most of a first run's time; what
-        # comes out computes the same bits in the same time.
+        # It takes the graph with all weights through MLIR and back, four times, which is most of a first run's time;
+        # what comes out computes the same bits in the same time.
         config.graph_options.rewrite_options.disable_tfg_optimizer = RewriterConfig.ON
         config.experimental.disable_output_partition_graphs = not keeps_graphs
         if xla:
