@@ -59,6 +59,7 @@ class Hired:
     had: set[object] = field(default_factory=set)
     to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
     preparing: Any = None
+    prepares_since: float = 0.0
 
     def give(self, job: Job, index: int) -> None:
         """Hand it a call."""
@@ -70,18 +71,22 @@ class Hired:
 
     def prepare_next(self) -> None:
         """Let it make the next graph ready, if there is one and it makes none."""
-        if not self.prepares and self.to_prepare:
-            self.preparing = self.actor.prepare.remote(*self.to_prepare.popleft())
+        if self.preparing_s() is None and self.to_prepare:
+            self.preparing, self.prepares_since = (
+                self.actor.prepare.remote(*self.to_prepare.popleft()),
+                time.monotonic(),
+            )
 
     @property
     def is_idle(self) -> bool:
         """Whether it does nothing at all."""
-        return not self.given and not self.prepares
+        return not self.given and self.preparing_s() is None
 
-    @property
-    def prepares(self) -> bool:
-        """Whether it makes a graph ready."""
-        return self.preparing is not None and not ray.wait([self.preparing], timeout=0)[0]
+    def preparing_s(self) -> float | None:
+        """For how long it has been making a graph ready; None where it does not."""
+        if self.preparing is not None and ray.wait([self.preparing], timeout=0)[0]:
+            self.preparing = None
+        return None if self.preparing is None else time.monotonic() - self.prepares_since
 
 
 class Pool:
