@@ -44,7 +44,9 @@ class Actor:
 
     @property
     def find(self) -> Any:
-        return SimpleNamespace(remote=self._call)
+        method = SimpleNamespace(remote=self._call)
+        method.options = lambda **options: method
+        return method
 
     def _call(self, argument: Any) -> Reference:
         self.node.handed.append(argument)

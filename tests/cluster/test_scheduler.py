@@ -14,10 +14,13 @@ from tuner.cluster import scheduler as scheduling
 from tuner.cluster.jobs import Call, Job
 from tuner.cluster.pool import MOST_IDLE_DEATHS, Pool, PoolSettings
 from tuner.cluster.recipe import Failure
-from tuner.cluster.scheduler import MOST_DEATHS, MOST_GIVEN, Scheduler
+from tuner.cluster.scheduler import MOST_DEATHS, QUEUED, Scheduler
 from tuner.errors import ClusterError, DatasetError, EvaluationError
 
 Start = Callable[..., Scheduler]
+
+# Of a worker that works on one call at a time.
+MOST_GIVEN = 1 + QUEUED
 
 
 class Once(dict[int, Any]):
@@ -166,13 +169,29 @@ def test_a_call_that_ends_its_workers_is_told_and_the_next_job_goes_on(start: St
     assert list(scheduler.results(scheduler.submit(job(3)))) == [0, 2, 4]
 
 
+def test_one_death_counts_once_for_calls_that_were_worked_on_together(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node("one", cpus=4)
+    install(monkeypatch, node)
+    with closing(Scheduler(Pool(PoolSettings(cpus=4), HERE))) as scheduler:
+        asked = scheduler.submit(job(8))
+        for _ in range(MOST_DEATHS - 1):
+            until(lambda: len(node.pending) == 4 + QUEUED)
+            node.living[0].die()
+        until(lambda: node.pending)
+        node.answers = doubled
+        for reference in node.pending:
+            reference.answer(doubled(reference.argument))
+        assert list(scheduler.results(asked)) == [2 * number for number in range(8)]
+
+
 def test_a_node_whose_workers_die_with_what_others_do_is_not_used_any_more(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = Node("bad", is_deadly=True), Node("good")
     scheduler = start(bad, good)
-    asked = scheduler.submit(job(2 * MOST_IDLE_DEATHS))
-    until(lambda: len(bad.handed) > MOST_IDLE_DEATHS)
+    asked = scheduler.submit(job(200))
     answer_until(lambda: len(asked.results) == len(asked.calls), good)
     assert list(scheduler.results(asked)) == [2 * number for number in range(len(asked.calls))]
     assert f"bad, {bad.node_id[:6]}) is not used: {MOST_IDLE_DEATHS} workers were lost there" in caplog.text

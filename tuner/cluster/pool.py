@@ -54,6 +54,7 @@ class Hired:
     slots: int = 1
     is_ready: bool = False
     has_worked: bool = False
+    is_blamed: bool = False
     given: list[Handed] = field(default_factory=list)
     had: set[object] = field(default_factory=set)
     to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
@@ -62,19 +63,15 @@ class Hired:
     def give(self, job: Job, index: int) -> None:
         """Hand it a call."""
         call = job.calls[index]
-        method = getattr(self.actor, call.method)
-        if call.method == "find":
-            method = method.options(concurrency_group=SEARCHING)
         since = time.monotonic() if len(self.given) < self.slots else None
-        self.given.append(Handed(job, index, method.remote(*call.arguments), since))
+        self.given.append(Handed(job, index, getattr(self.actor, call.method).remote(*call.arguments), since))
         if call.keeps is not None:
             self.had.add(call.keeps)
 
     def prepare_next(self) -> None:
         """Let it make the next graph ready, if there is one and it makes none."""
         if not self.prepares and self.to_prepare:
-            method = self.actor.prepare.options(concurrency_group=PREPARING)
-            self.preparing = method.remote(*self.to_prepare.popleft())
+            self.preparing = self.actor.prepare.remote(*self.to_prepare.popleft())
 
     @property
     def is_idle(self) -> bool:
@@ -157,7 +154,9 @@ class Pool:
 
     def blame(self, worker: Hired, why: str) -> None:
         """A worker that had done nothing was lost, and not by what it was asked to do."""
-        self._deaths[worker.node_id] += 1
+        # Each of the calls that it had tells of it.
+        self._deaths[worker.node_id] += not worker.is_blamed
+        worker.is_blamed = True
         if self._deaths[worker.node_id] >= MOST_IDLE_DEATHS:
             self.refuse(worker.node_id, worker.host, f"{MOST_IDLE_DEATHS} workers were lost there; the last one {why}")
 
@@ -204,6 +203,8 @@ class Pool:
             num_cpus=cpus,
             max_restarts=0,
             max_task_retries=0,
+            # In order, the call after one that was cancelled on its way there waits half a minute for that one.
+            allow_out_of_order_execution=True,
             concurrency_groups={SEARCHING: slots, PREPARING: 1},
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )(Worker)

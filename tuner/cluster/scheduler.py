@@ -206,7 +206,7 @@ class Scheduler:
         for worker in list(self._pool):
             for handed in [one for one in worker.given if one.reference in answered]:
                 # A worker that is lost takes its other calls with it.
-                if handed in worker.given:
+                if worker not in self._pool.gone:
                     worker.given.remove(handed)
                     self._take(worker, handed, now)
             for handed in worker.given[: worker.slots]:
