@@ -23,10 +23,11 @@ from pathlib import Path
 
 from scale_costs import SET, Costs
 
+from tuner.cluster.image_calls import CHUNK
 from tuner.cluster.scheduler import QUEUED
 from tuner.cluster.shards import cut
 from tuner.cluster.worker import GRAPHS_KEPT
-from tuner.cluster.workforce import CHUNK, LATENCY_S, MANY_IMAGES, MOST_CPUS, MOST_PARTS
+from tuner.cluster.workforce import LATENCY_S, MANY_IMAGES, MOST_CPUS, MOST_PARTS
 
 # One node of 8 and more of them: MOST_CPUS of a node share a process.
 WORKERS = (8, 16, 32, 64, 128, 256, 512)
