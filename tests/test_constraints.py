@@ -34,6 +34,7 @@ SAID_IN_FILE = {"faster-coco-eval": "Apache-2.0", "namex": "Apache-2.0"}
 # How metadata of before SPDX calls them.
 SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
+    "Apache 2.0": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD",

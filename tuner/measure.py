@@ -45,7 +45,7 @@ def evaluate(
     if config.evaluation.accuracy.labels == "model":
         raise ConfigError("evaluation.accuracy.labels: got model; a model alone cannot be compared with itself")
     clock = Clock(progress or Silent())
-    with hired(cluster, config.evaluation.accuracy.configs, cache_mb=cache_mb) as workers:
+    with hired(cluster, config.evaluation.accuracy.configs, clock.progress, cache_mb=cache_mb) as workers:
         with clock.stage("load"):
             loaded = open_model(config, model, allow_ops=allow_ops)
             inputs = open_inputs(

@@ -66,7 +66,9 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
     criterion, weights = config.tuning.accuracy_criterion, config.tuning.weights
     warn_without_vnni(features)
     check_output(job.output_model, job.input_model)
-    workers = held.enter_context(hired(job.cluster, config.evaluation.accuracy.configs, cache_mb=job.cache_mb))
+    workers = held.enter_context(
+        hired(job.cluster, config.evaluation.accuracy.configs, clock.progress, cache_mb=job.cache_mb)
+    )
 
     with clock.stage("load") as stage:
         model = open_model(config, job.input_model, allow_ops=job.allow_ops)

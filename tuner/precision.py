@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -143,7 +144,7 @@ class PrecisionPlan(Mapping[str, OpPrecision]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PrecisionPlan) and dict(self.ops) == dict(other.ops)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hex SHA-256 of the canonical JSON form: equal plans have equal hashes on any machine."""
         return json_sha256(self.to_json())

@@ -1,7 +1,7 @@
 """Who does the work of a run: this process, or the workers of a cluster."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from tuner.engine import Engine
 from tuner.errors import ConfigError
 from tuner.evaluation.workers import EvaluationImages, ThisProcess, Workers
 from tuner.model.detection_model import DetectionModel
+from tuner.progress import Progress
 from tuner.quantization.ranges import Observation, observe
 from tuner.timing import apply_compute
 from tuner.trial import Proposal
@@ -73,7 +74,7 @@ def this_process(compute: ComputeConfig) -> OneProcess:
 
 
 @contextmanager
-def hired(cluster: str | None, compute: ComputeConfig, *, cache_mb: int) -> Iterator[Workforce]:
+def hired(cluster: str | None, compute: ComputeConfig, progress: Progress, *, cache_mb: int) -> Iterator[Workforce]:
     """Whoever is asked for, until the context is left. cluster: an address; None for this process.
 
     Raises ConfigError for what is no address or without Ray, ClusterError where there is no cluster.
@@ -89,5 +90,8 @@ def hired(cluster: str | None, compute: ComputeConfig, *, cache_mb: int) -> Iter
             raise
         raise ConfigError(NEEDS_RAY) from None
     settings = ClusterSettings(*apply_compute(compute), cache_mb=cache_mb)
-    with cluster_workforce(cluster, settings) as workers:
+    with ExitStack() as stack:
+        with progress.stage("cluster") as stage:
+            workers = stack.enter_context(cluster_workforce(cluster, settings))
+            stage.note(f"{cluster}: {workers.described}")
         yield workers

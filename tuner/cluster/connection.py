@@ -13,8 +13,9 @@ from tuner.cluster.address import ClusterAddress
 from tuner.cluster.pool import in_one_line
 from tuner.errors import ClusterError
 
-# Ray's own telephone home; who wants it sets it to 1.
-_USAGE = "RAY_USAGE_STATS_ENABLED"
+# What Ray does unless it is told otherwise: it phones home, and its workers have the lowest priority, at which latency
+# would not be what it is without a cluster.
+_DEFAULTS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 @contextmanager
@@ -25,7 +26,8 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     """
     if ray.is_initialized():
         raise ClusterError("--cluster: this process is connected to a cluster already; disconnect with ray.shutdown()")
-    os.environ.setdefault(_USAGE, "0")
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     # Ray would end this process by its own way at SIGTERM, past what a run does when it is ended.
     before = signal.getsignal(signal.SIGTERM)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
@@ -34,11 +36,14 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     ray_worker._worker_logs_enabled = False
     try:
         if address.local_workers:
-            ray.init(num_cpus=address.local_workers, include_dashboard=False, **quiet)
+            # Without an address it would connect to a cluster that runs here.
+            ray.init(address="local", num_cpus=address.local_workers, include_dashboard=False, **quiet)
         else:
             ray.init(address=address.text, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        raise ClusterError(f"--cluster={address.text}: cannot be reached: {in_one_line(error)}") from error
+        with_token = "; where it has a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        cure = "" if address.local_workers else with_token
+        raise ClusterError(f"--cluster={address.text}: cannot be reached: {in_one_line(error)}{cure}") from error
     finally:
         _handle_again(before)
     try:

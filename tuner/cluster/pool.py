@@ -59,33 +59,34 @@ class Hired:
     had: set[object] = field(default_factory=set)
     to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
     preparing: Any = None
+    prepares_since: float = 0.0
 
     def give(self, job: Job, index: int) -> None:
         """Hand it a call."""
         call = job.calls[index]
-        method = getattr(self.actor, call.method)
-        if call.method == "find":
-            method = method.options(concurrency_group=SEARCHING)
         since = time.monotonic() if len(self.given) < self.slots else None
-        self.given.append(Handed(job, index, method.remote(*call.arguments), since))
+        self.given.append(Handed(job, index, getattr(self.actor, call.method).remote(*call.arguments), since))
         if call.keeps is not None:
             self.had.add(call.keeps)
 
     def prepare_next(self) -> None:
         """Let it make the next graph ready, if there is one and it makes none."""
-        if not self.prepares and self.to_prepare:
-            method = self.actor.prepare.options(concurrency_group=PREPARING)
-            self.preparing = method.remote(*self.to_prepare.popleft())
+        if self.preparing_s() is None and self.to_prepare:
+            self.preparing, self.prepares_since = (
+                self.actor.prepare.remote(*self.to_prepare.popleft()),
+                time.monotonic(),
+            )
 
     @property
     def is_idle(self) -> bool:
         """Whether it does nothing at all."""
-        return not self.given and not self.prepares
+        return not self.given and self.preparing_s() is None
 
-    @property
-    def prepares(self) -> bool:
-        """Whether it makes a graph ready."""
-        return self.preparing is not None and not ray.wait([self.preparing], timeout=0)[0]
+    def preparing_s(self) -> float | None:
+        """For how long it has been making a graph ready; None where it does not."""
+        if self.preparing is not None and ray.wait([self.preparing], timeout=0)[0]:
+            self.preparing = None
+        return None if self.preparing is None else time.monotonic() - self.prepares_since
 
 
 class Pool:
@@ -112,6 +113,12 @@ class Pool:
     def slots(self) -> int:
         """How many calls all workers work on at a time."""
         return sum(worker.slots for worker in self)
+
+    @property
+    def described(self) -> str:
+        """What the cluster has to offer now, in words."""
+        cpus = [count for node in ray.nodes() if node["Alive"] and (count := int(node["Resources"].get("CPU", 0)))]
+        return f"{sum(cpus)} CPUs on {len(cpus)} node{'' if len(cpus) == 1 else 's'}"
 
     @property
     def hosts(self) -> dict[str, str]:

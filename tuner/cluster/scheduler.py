@@ -166,10 +166,11 @@ class Scheduler:
         self._jobs.sort(key=lambda job: job.rank)
         reserved = self._alone()
         free = [worker for worker in self._pool if worker.node_id != reserved]
+        window = self._pool.slots
         for most in range(1, max((worker.slots for worker in free), default=0) + QUEUED + 1):
             for worker in free:
                 if len(worker.given) < min(most, worker.slots + QUEUED):
-                    self._give_next(worker, is_queued=len(worker.given) >= worker.slots)
+                    self._give_next(worker, window, is_queued=len(worker.given) >= worker.slots)
         for worker in free:
             worker.prepare_next()
 
@@ -184,12 +185,13 @@ class Scheduler:
             there[0].give(job, job.waiting.popleft())
         return pinned
 
-    def _give_next(self, worker: Hired, *, is_queued: bool) -> None:
+    def _give_next(self, worker: Hired, window: int, *, is_queued: bool) -> None:
+        """Hand a worker a call, one of the next `window` of a job: what it has kept the images of, if there is one."""
         for job in self._jobs:
             # What nobody has asked for yet waits in the driver, not in front of what will be asked for.
             if job.is_alone or (is_queued and job.rank > 0):
                 continue
-            soon = islice(job.waiting, self._pool.slots)
+            soon = islice(job.waiting, window)
             near = [index for index in soon if self._may_have(worker, job.calls[index])]
             if near:
                 index = next((one for one in near if job.calls[one].keeps in worker.had), near[0])
@@ -203,6 +205,7 @@ class Scheduler:
 
     def _collect(self, answered: Collection[Any]) -> None:
         now = time.monotonic()
+        limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
         for worker in list(self._pool):
             for handed in [one for one in worker.given if one.reference in answered]:
                 # A worker that is lost takes its other calls with it.
@@ -211,11 +214,12 @@ class Scheduler:
                     self._take(worker, handed, now)
             for handed in worker.given[: worker.slots]:
                 handed.since = handed.since or now
-                limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
                 if now - handed.since > limit_s:
                     worker.given.remove(handed)
                     self._lost(worker, handed, f"did not answer for {limit_s:.0f} s")
                     break
+            if (worker.preparing_s() or 0.0) > limit_s:
+                self._pool.lose(worker, f"did not make a graph ready for {limit_s:.0f} s")
         self._changed.notify_all()
 
     def _take(self, worker: Hired, handed: Handed, now: float) -> None:

@@ -69,16 +69,18 @@ class Worker:
         """What results depend on here."""
         return read_facts()
 
+    @ray.method(concurrency_group=SEARCHING)  # type: ignore[untyped-decorator]
     def find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         """What a graph finds in some images of a chunk; `part` counts within it."""
         return _told(lambda: self._find(recipe, stored, part))
 
+    @ray.method(concurrency_group=PREPARING)  # type: ignore[untyped-decorator]
     def prepare(self, recipe: Recipe, stored: Stored) -> None:
         """Make a graph and its session, and run it once, which takes longest, before anybody asks for it.
 
         What goes wrong is told where the graph is asked for.
         """
-        self.find(recipe, stored, ImageRange(0, 1))
+        _told(lambda: self._find(recipe, stored, ImageRange(0, 1)))
 
     def observe(self, stored: Stored, tensors: Sequence[str], images: Sequence[Stored]) -> list[Observation] | Failure:
         """What the tensors of a float graph are in some images, each [1, H, W, 3]."""

@@ -18,7 +18,7 @@ from tuner.cluster.jobs import Call, Job
 from tuner.cluster.pool import Pool, PoolSettings
 from tuner.cluster.recipe import FoundRange, Recipe, Stored
 from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Scheduler
-from tuner.cluster.shards import UNKNOWN_S, cut, most_ranges
+from tuner.cluster.shards import UNKNOWN_S, most_ranges
 from tuner.detections import Detections
 from tuner.engine import Engine
 from tuner.errors import ClusterError
@@ -43,7 +43,7 @@ MANY_IMAGES, MOST_PARTS = 500, 32
 LATENCY_S = 5.0
 # More runs beside each other in one process wait for Python.
 MOST_CPUS = 8
-# Of the plan that is asked for and the likeliest one after it, graphs are made ready while workers search images.
+# Up to so many plans ahead, graphs are made ready while workers search images; the first is made by who needs it.
 PREPARED = 2
 # Both the plan that follows where one passes, and the one that follows where it does not.
 LEAST_AHEAD = 2
@@ -96,6 +96,11 @@ class ClusterWorkforce:
         self._begun: dict[tuple[EvaluationImages, str], Job] = {}
         self.image_s = UNKNOWN_S
 
+    @property
+    def described(self) -> str:
+        """Which machines there are now, in words."""
+        return self._pool.described
+
     def at_once(self, images: EvaluationImages | None) -> int:
         """See `Workforce`."""
         if images is None:
@@ -130,16 +135,17 @@ class ClusterWorkforce:
         self, images: EvaluationImages, detections: Sequence[Detections], backend: CocoBackend, iou_type: IouType
     ) -> CocoMetrics:
         """See `Workers`: where there are many images, each worker makes the curves of some categories."""
-        slots = self._scheduler.slots
-        if len(images.dataset) < MANY_IMAGES or slots == 1:
+        workers = self._scheduler.workers
+        if len(images.dataset) < MANY_IMAGES or workers == 1:
             return coco_metrics(images.truths, detections, backend, iou_type)
-        parts = category_parts(coco_tables(images.truths, detections, iou_type), min(slots, MOST_PARTS))
+        parts = category_parts(coco_tables(images.truths, detections, iou_type), min(workers, MOST_PARTS))
         calls = [Call("curves", (self._store(part), backend), f"curves of part {i}") for i, part in enumerate(parts, 1)]
         return metrics_of(list(self._scheduler.results(self._scheduler.submit(Job(calls)))))
 
     def alone(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """See `Workers`: on the pinned node, in the order in which it is asked for."""
-        job = self._scheduler.submit(Job([Call("call", (function, arguments), function.__name__)], is_alone=True))
+        told = getattr(function, "__name__", "a measurement")
+        job = self._scheduler.submit(Job([Call("call", (function, arguments), told)], is_alone=True))
         (found,) = self._scheduler.results(job)
         result: _Result = found
         return result
@@ -149,13 +155,16 @@ class ClusterWorkforce:
     ) -> list[Observation]:
         """See `Workforce`."""
         stored = self._store(model)
+        # One part for each worker, since each part takes a session.
+        parts = np.array_split(np.arange(len(images)), min(len(images), self._scheduler.workers) or 1)
         calls = [
             Call(
                 "observe",
-                (stored, tuple(tensors), [self._store(image) for image in images[part.start : part.stop]]),
-                f"calibration images {part.start + 1} to {part.stop}",
+                (stored, tuple(tensors), [self._store(images[index]) for index in part]),
+                f"calibration images {part[0] + 1} to {part[-1] + 1}",
             )
-            for part in cut(len(images), self._scheduler.slots)
+            for part in parts
+            if len(part)
         ]
         job = self._scheduler.submit(Job(calls))
         # Workers share what they fetch, and what is fetched is read only; ranges are put together in place.
@@ -188,7 +197,7 @@ class ClusterWorkforce:
                 del self._begun[of_images, key]
         for rank, recipe in enumerate(wanted, start=_MAYBE):
             self._find(recipe, images, rank)
-        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[:PREPARED]])
+        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[1:PREPARED]])
 
     def found(self, job: Job, model: DetectionModel) -> Generator[Found, None, None]:
         """What a job found, image by image. Raises ClusterError where another graph was run than `model`."""
@@ -240,7 +249,7 @@ class ClusterWorkforce:
     def _find(self, recipe: Recipe, images: EvaluationImages, rank: int) -> Job:
         key = images, recipe.key
         job = self._begun.pop(key, None)
-        if job is None:
+        if job is None or job.is_over:
             job = self._scheduler.submit(Job(self._calls(recipe, images), rank=rank))
         job.rank = rank
         if rank != _NOW:

@@ -1,0 +1,74 @@
+"""Plans that are begun ahead change when something is done, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import SHAPES, Nodes
+from tuner import tune
+from tuner.cluster.workforce import ClusterWorkforce
+from tuner.report.result import TuningResult
+from tuner.trial import CompletedTrial
+
+SETTINGS: dict[str, Any] = {
+    "model": {"name": "shapes", "framework": "tensorflow"},
+    "quantization": {
+        "calibration": {
+            "sampling_size": 10,
+            "dataloader": {"dataset": {"COCORecord": {"root": str(SHAPES / "calibration.record")}}},
+        }
+    },
+    "tuning": {
+        "accuracy_criterion": {"relative": 0.01},
+        # Five trials, whatever comes of them.
+        "strategy": {"name": "tpe"},
+        "exit_policy": {"max_trials": 5, "timeout": 3600},
+        # No clock decides.
+        "objective": "modelsize",
+    },
+    "evaluation": {
+        "accuracy": {
+            "metric": {"COCOmAP": {}},
+            "dataloader": {"dataset": {"COCORecord": {"root": str(SHAPES / "evaluation.record")}}},
+        }
+    },
+}
+
+
+def run(folder: Path, **options: Any) -> TuningResult:
+    return tune(SETTINGS, SHAPES / "detector.pb", folder / "int8.pb", workspace=folder / "work", **options)
+
+
+def told(result: TuningResult) -> list[tuple[object, ...]]:
+    return [
+        (
+            trial.number,
+            trial.proposal,
+            trial.proposal.idea,
+            (trial.graph_sha256, trial.measurement.metrics) if isinstance(trial, CompletedTrial) else None,
+        )
+        for trial in result.trials
+    ]
+
+
+@pytest.mark.slow
+def test_trials_are_those_of_one_machine(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes.add("first")
+    nodes.add("second")
+    expected: list[int] = []
+    expect = ClusterWorkforce.expect
+
+    def counted(self: ClusterWorkforce, proposals: Any, images: Any) -> None:
+        expected.append(len(proposals))
+        expect(self, proposals, images)
+
+    monkeypatch.setattr(ClusterWorkforce, "expect", counted)
+    on_cluster = run(tmp_path / "cluster", cluster="auto")
+    # Begun ahead: at least one more than the one that was asked for.
+    assert max(expected) > 1
+    here = run(tmp_path / "here")
+    assert len(here.trials) == 5
+    assert told(on_cluster) == told(here)
+    assert on_cluster.status == here.status
+    assert (tmp_path / "cluster" / "int8.pb").read_bytes() == (tmp_path / "here" / "int8.pb").read_bytes()

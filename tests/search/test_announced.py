@@ -1,0 +1,46 @@
+"""A search that announces proposes what it proposes without."""
+
+from functools import partial
+
+import pytest
+
+from tests.search.test_ahead import OPS, foresight_of, monotone, space_of
+from tuner.config import Strategy
+from tuner.search.announced import Announced
+from tuner.search.strategy import make_search
+from tuner.trial import Proposal
+
+SPACE = space_of(OPS[:20])
+
+
+def run(wanted: int) -> tuple[list[Proposal], list[list[Proposal]], str]:
+    """What is proposed, what was announced, and why it ended."""
+    announced: list[list[Proposal]] = []
+    make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
+    foresight = foresight_of(OPS[:20])
+    search = Announced(make, foresight, wanted=lambda: wanted, announce=lambda told: announced.append(list(told)))
+    proposals = []
+    while (proposal := search.propose()) is not None:
+        proposals.append(proposal)
+        search.record(proposal, monotone(proposal))
+    return proposals, announced, search.ending
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_it_proposes_what_it_proposes_in_silence(wanted: int) -> None:
+    proposals, announced, ending = run(wanted)
+    in_silence, nothing, same_ending = run(0)
+    assert (proposals, ending, nothing) == (in_silence, same_ending, [])
+    # What is proposed at once, and again with what is likely to follow.
+    assert announced[::2] == [[proposal] for proposal in proposals]
+    for proposal, told in zip(proposals, announced[1::2], strict=True):
+        assert told[0] == proposal
+        assert len(told) == len(set(told)) <= wanted + 1
+
+
+def test_most_of_what_follows_was_announced() -> None:
+    proposals, announced, _ = run(3)
+    hits = [proposal in told for proposal, told in zip(proposals[1:], announced[1::2], strict=False)]
+    assert len(hits) >= 5
+    # The first step off the path rests on what is asked for only then.
+    assert sum(hits) >= len(hits) - 2
