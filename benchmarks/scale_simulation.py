@@ -377,11 +377,11 @@ def _figures(play: Play, costs: Costs, cluster: Cluster, images: int, *, certify
     """mAP of our own, then COCO's figures, spread as `ClusterWorkforce.metrics` does it."""
     share = images / SET
     whole_s, part_s = (costs.certify_s, costs.certify_part_s) if certify else (costs.faster_s, costs.faster_part_s)
-    if cluster.workers == 1 or images < MANY_IMAGES:
+    if cluster.processes == 1 or images < MANY_IMAGES:
         play.until(lambda: False, play.now_s + (costs.own_s + whole_s) * share)
         return
     play.until(lambda: False, play.now_s + (costs.own_s + costs.tables_s) * share)
-    parts = min(cluster.workers, costs.parts, MOST_PARTS)
+    parts = min(cluster.processes, costs.parts, MOST_PARTS)
     job = play.spread(parts, max(part_s, (whole_s - costs.tables_s) / parts) * share)
     play.until(lambda: not job.left)
 
