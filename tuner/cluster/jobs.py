@@ -40,16 +40,18 @@ class Job:
     waiting: deque[int] = field(default_factory=deque)
     results: dict[int, Any] = field(default_factory=dict)
     answered: int = 0
+    longest_s: float = 0.0
     is_over: bool = False
 
     def __post_init__(self) -> None:
         self.waiting.extend(range(len(self.calls)))
 
-    def answer(self, index: int, result: Any) -> None:
+    def answer(self, index: int, result: Any, took_s: float = 0.0) -> None:
         """Keep the result of a call, or the error that it met, unless nobody wants it any more."""
         if not self.is_over:
             self.results[index] = result
             self.answered += 1
+            self.longest_s = max(self.longest_s, took_s)
 
     def wait_again(self, index: int) -> None:
         """A call that was handed out goes to somebody else, in its place: the first one is waited for first."""

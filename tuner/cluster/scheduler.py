@@ -236,11 +236,12 @@ class Scheduler:
             self._lost(worker, handed, f"was lost: {in_one_line(error)}")
             return
         worker.has_worked = True
-        self._longest_s = max(self._longest_s, now - (handed.since or now))
+        took_s = now - (handed.since or now)
+        self._longest_s = max(self._longest_s, took_s)
         if isinstance(found, Failure):
             self._failed(worker, handed, found)
         else:
-            handed.job.answer(handed.index, found)
+            handed.job.answer(handed.index, found, took_s)
             for lost, why in handed.call.lost_on.values():
                 if not lost.has_worked:
                     self._pool.blame(lost, why)

@@ -39,12 +39,10 @@ MOST_AT_ONCE = 8
 # From so many images on, COCO's figures take longer than to send them. In more parts than that they are not made
 # faster, since one category cannot be split.
 MANY_IMAGES, MOST_PARTS = 500, 32
-# About so long latency takes, with the session for it.
+# About so long latency takes, with the session for it, until it is known.
 LATENCY_S = 5.0
 # More runs beside each other in one process wait for Python.
 MOST_CPUS = 8
-# Up to so many plans ahead, graphs are made ready while workers search images; the first is made by who needs it.
-PREPARED = 2
 # Both the plan that follows where one passes, and the one that follows where it does not.
 LEAST_AHEAD = 2
 # What is asked for goes before what may be asked for.
@@ -94,7 +92,7 @@ class ClusterWorkforce:
         self._source: Stored | None = None
         self._given: dict[str, Recipe] = {}
         self._begun: dict[tuple[EvaluationImages, str], Job] = {}
-        self.image_s = UNKNOWN_S
+        self.image_s, self._latency_s = UNKNOWN_S, LATENCY_S
 
     @property
     def described(self) -> str:
@@ -197,7 +195,7 @@ class ClusterWorkforce:
                 del self._begun[of_images, key]
         for rank, recipe in enumerate(wanted, start=_MAYBE):
             self._find(recipe, images, rank)
-        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[1:PREPARED]])
+        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[1:]])
 
     def found(self, job: Job, model: DetectionModel) -> Generator[Found, None, None]:
         """What a job found, image by image. Raises ClusterError where another graph was run than `model`."""
@@ -212,13 +210,16 @@ class ClusterWorkforce:
     def latency(self, job: Job) -> LatencyFigures:
         """What a job measured."""
         (found,) = self._scheduler.results(job)
+        self._latency_s = job.longest_s
         figures: LatencyFigures = found
         return figures
 
     def _left_for_latency(self, finding: Job) -> int:
         """How many calls the other nodes answer while one takes latency; none where there is no other node."""
         nodes = len(self._pool.hosts)
-        images_meanwhile = LATENCY_S * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
+        images_meanwhile = (
+            self._latency_s * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
+        )
         left = 0
         for call in reversed(finding.calls):
             images_meanwhile -= len(call.arguments[-1])
