@@ -4,19 +4,19 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.cluster.conftest import Nodes, Shapes, at_work, facts_of, hired, process_of, started_cluster, until
+from tests.cluster.conftest import Nodes, Shapes, at_work, facts_of, hired, process_of, until
 from tuner.cluster import scheduler as scheduling
 from tuner.cluster.jobs import Job
 from tuner.cluster.pool import Hired
 from tuner.cluster.workforce import ClusterWorkforce
-from tuner.errors import ClusterError, EvaluationError
+from tuner.errors import EvaluationError
 from tuner.evaluation import workers as evaluation_workers
 from tuner.evaluation.coco_map import IouType
 from tuner.evaluation.workers import EvaluationImages, ThisProcess
@@ -258,30 +258,3 @@ def test_nodes_of_another_kind_are_refused_and_named(
     assert caplog.text.count("is not used: it is not like this machine") == 1
     nodes.remove("strange")
     assert all(worker.node_id != node_id for worker in hired(workers))
-
-
-@pytest.mark.slow
-class TestNoNodes:
-    """With a cluster of their own, of which nothing is left."""
-
-    def test_a_node_that_comes_back_in_time(self, shapes: Shapes, expected: list[Any]) -> None:
-        with ExitStack() as held:
-            nodes = held.enter_context(started_cluster())
-            nodes.add("first")
-            workers = held.enter_context(at_work(patience_s=90.0))
-            until(lambda: hired(workers))
-            (only,) = hired(workers)
-            with stopped(only) as pids, workers.running(shapes.model, IMAGE, evaluated(shapes)) as graph:
-                until(lambda: only.given)
-                nodes.kill("first")
-                os.kill(pids[0], signal.SIGKILL)
-                until(lambda: not hired(workers))
-                nodes.add("second")
-                assert [facts_of(one) for one in graph.find()] == expected
-
-            # And then none comes.
-            workers._scheduler._patience_s = 3.0
-            nodes.remove("second")
-            none_left = pytest.raises(ClusterError, match=r"^the cluster has no worker for this run; see `ray status`$")
-            with none_left, workers.running(shapes.model, IMAGE, evaluated(shapes)) as graph:
-                list(graph.find())
