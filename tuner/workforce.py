@@ -1,6 +1,6 @@
 """Who does the work of a run: this process, or the workers of a cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class Workforce(Workers, Protocol):
         """How many plans it is worth to begin with before they are asked for."""
 
     def observe(
-        self, model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
+        self, model: DetectionModel, tensors: Sequence[str], images: Iterable[NDArray[np.generic]], /
     ) -> list[Observation]:
         """See `tuner.quantization.ranges.observe`."""
 
@@ -53,7 +53,7 @@ class OneProcess(ThisProcess):
         return 0
 
     def observe(
-        self, model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
+        self, model: DetectionModel, tensors: Sequence[str], images: Iterable[NDArray[np.generic]], /
     ) -> list[Observation]:
         """See `Workforce`."""
         return observe(model, tensors, images)

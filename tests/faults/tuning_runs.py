@@ -167,7 +167,7 @@ def keep_a_logbook(logbook: Logbook, float_sha256: str) -> None:
         logbook.write("image")
         return detect(*arguments, **named)
 
-    def calibrated(collect: Callable[..., Any], model: DetectionModel, tensors: Any, images: Any) -> Any:
+    def calibrated(collect: Callable[..., Any], model: DetectionModel, tensors: Any, images: Any, *who: Any) -> Any:
         begun.append(f"calibration {model.sha256}")
         logbook.write(f"began {begun[-1]}")
 
@@ -177,10 +177,10 @@ def keep_a_logbook(logbook: Logbook, float_sha256: str) -> None:
                 logbook.write("image")
                 yield image
 
-        return collect(model, tensors, each())
+        return collect(model, tensors, each(), *who)
 
     def evaluated(evaluate: Callable[..., Any], self: Any, model: DetectionModel, *arguments: Any, **named: Any) -> Any:
-        images = len(self._dataset) if isinstance(self, CocoEvaluator) else IMAGES
+        images = len(self.images.dataset) if isinstance(self, CocoEvaluator) else IMAGES
         begun.append(f"evaluation {model.sha256} {images}")
         logbook.write(f"began {begun[-1]}")
         return evaluate(self, model, *arguments, **named)

@@ -1,6 +1,6 @@
 """The work of a run on the workers of a cluster; the driver asks, merges in order, and decides."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -149,16 +149,16 @@ class ClusterWorkforce:
         return result
 
     def observe(
-        self, model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
+        self, model: DetectionModel, tensors: Sequence[str], images: Iterable[NDArray[np.generic]], /
     ) -> list[Observation]:
         """See `Workforce`."""
-        stored = self._store(model)
+        stored, given = self._store(model), list(images)
         # One part for each worker, since each part takes a session.
-        parts = np.array_split(np.arange(len(images)), min(len(images), self._scheduler.workers) or 1)
+        parts = np.array_split(np.arange(len(given)), min(len(given), self._scheduler.workers) or 1)
         calls = [
             Call(
                 "observe",
-                (stored, tuple(tensors), [self._store(images[index]) for index in part]),
+                (stored, tuple(tensors), [self._store(given[index]) for index in part]),
                 f"calibration images {part[0] + 1} to {part[-1] + 1}",
             )
             for part in parts

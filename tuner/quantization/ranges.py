@@ -79,11 +79,11 @@ def first_images(ranges: Ranges, images: int) -> Ranges:
     return {tensor: observed.first(images) for tensor, observed in ranges.items()}
 
 
-Observe = Callable[[DetectionModel, Sequence[str], Sequence[NDArray[np.generic]]], list[Observation]]
+Observe = Callable[[DetectionModel, Sequence[str], Iterable[NDArray[np.generic]]], list[Observation]]
 
 
 def observe(
-    model: DetectionModel, tensors: Sequence[str], images: Sequence[NDArray[np.generic]], /
+    model: DetectionModel, tensors: Sequence[str], images: Iterable[NDArray[np.generic]], /
 ) -> list[Observation]:
     """Run the float graph on each image, [1, H, W, 3]; what its probes of `tensors` tell, one for each image."""
     probed = with_probes(model, tensors)
@@ -106,7 +106,7 @@ def collect_ranges(
     does stands in for it. Raises QuantizationError, naming the first such tensor of the graph, when a value is NaN or
     infinite or the tensor is empty in every image, and when there are no images.
     """
-    observations = observe(model, tensors, list(images))
+    observations = observe(model, tensors, images)
     if not observations:
         raise QuantizationError("no calibration images: at least one is needed to collect ranges")
     ranges: dict[str, TensorRange] = {}

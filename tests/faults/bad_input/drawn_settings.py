@@ -16,7 +16,17 @@ from pydantic.fields import FieldInfo
 from tuner.config import TuningConfig
 from tuner.config.op_rules import OpPattern
 from tuner.config.section import Section
-from tuner.config.setting import Counts, EntryPoint, LocalPath, Names, OneOf, PositiveNumber, SomeOf, Version
+from tuner.config.setting import (
+    Counts,
+    EntryPoint,
+    LocalPath,
+    Names,
+    OneOf,
+    PathOrAddress,
+    PositiveNumber,
+    SomeOf,
+    Version,
+)
 from tuner.config.transforms import ImageSize, PerChannel, Permutation
 
 Values = st.SearchStrategy[Any]
@@ -31,6 +41,7 @@ _READ_BY_A_FUNCTION: Mapping[Any, Values] = {
     Counts: st.integers(1, 10**6) | st.lists(st.integers(1, 10**6), min_size=1, max_size=3) | st.just("50, 100"),
     PositiveNumber: _FRACTIONS | st.integers(1, 99).map("{}%".format),
     LocalPath: WORDS | st.lists(WORDS, min_size=1, max_size=3).map("/".join),
+    PathOrAddress: WORDS | st.lists(WORDS, min_size=1, max_size=3).map("/".join) | WORDS.map("s3://bucket/{}".format),
     EntryPoint: st.tuples(WORDS, WORDS, WORDS).map(lambda words: "{}.{}:{}".format(*words)),
     Version: st.sampled_from(["1.0", 1.0, 2, "1.2.3"]),
     ImageSize: _SIDES | st.lists(_SIDES, min_size=2, max_size=2),
