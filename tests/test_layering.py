@@ -59,7 +59,17 @@ ALLOWED["evidence"].add("run_record")
 ALLOWED["explanation"] = {"config", "criterion", "precision", "run_record", "trial"}
 ALLOWED["dashboard"] = {"report", "run_record", "study_storage"}
 ALLOWED["comparison"] = {"timing", "config", "data", "detections", "evaluation", "inputs", "meter", "model", "report"}
-ALLOWED["cluster"] = {"config", "data", "detections", "engine", "evaluation", "model", "quantization", "trial"}
+ALLOWED["cluster"] = {
+    "address",
+    "config",
+    "data",
+    "detections",
+    "engine",
+    "evaluation",
+    "model",
+    "quantization",
+    "trial",
+}
 ALLOWED["workforce"] = {"cluster", "config", "engine", "evaluation", "model", "quantization", "timing", "trial"}
 # Whatever lies above the first level may tell its progress.
 _LOWEST = {"errors", "files", "cache", "precision", "memory", "progress", "masks", "detections", "entry_point", "trial"}

@@ -37,7 +37,7 @@ from tuner.report.result import (
 from tuner.report.running import TrialWatcher
 from tuner.run_record import RunRecord, read_run, write_run
 from tuner.search.announced import Announced
-from tuner.search.space import Search, SearchSpace
+from tuner.search.space import SearchSpace
 from tuner.search.strategy import make_search
 from tuner.session import environment, hash_images, identity, remove_leftovers_of_kills, run_facts
 from tuner.study import open_study
@@ -211,7 +211,7 @@ def _only_run(job: TuningJob) -> Iterator[None]:
         yield
 
 
-def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Meter, clock: Clock) -> str:
+def _search(config: TuningConfig, search: Announced, runner: TrialRunner, meter: Meter, clock: Clock) -> str:
     """Try what the search proposes until it, the exit policy, a callback or Ctrl-C says stop; returns why it did."""
     criterion, study = config.tuning.accuracy_criterion, runner.study
     for trial in study.trials:
@@ -234,6 +234,8 @@ def _search(config: TuningConfig, search: Search, runner: TrialRunner, meter: Me
         return verdict.reason
     except KeyboardInterrupt:
         return STOPPED
+    finally:
+        search.end()
 
 
 @_interrupts_go_on()

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from tuner.address import without_secrets
 from tuner.errors import ConfigError
 
 ALLOWED = "local:N (N workers on this machine), auto (the cluster that runs here) or ray://HOST:PORT"
@@ -25,4 +26,4 @@ def parse_address(text: str) -> ClusterAddress:
         return ClusterAddress(text, int(local[1]))
     if text == "auto" or _FAR.fullmatch(text):
         return ClusterAddress(text)
-    raise ConfigError(f"--cluster: got {text!r}; expected {ALLOWED}")
+    raise ConfigError(f"--cluster: got {without_secrets(text)!r}; expected {ALLOWED}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.cluster.facts import NodeFacts, differences
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 NODES_EVERY_S = 1.0
 # A node on which so many workers died that had done nothing, and not by what others did later, gets no more.
 MOST_IDLE_DEATHS = 3
+# So long latency waits for a worker on the node where it was taken before.
+PINNED_FOR_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Hired:
     to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
     preparing: Any = None
     prepares_since: float = 0.0
+    died_preparing: bool = False
 
     def give(self, job: Job, index: int) -> None:
         """Hand it a call."""
@@ -85,6 +88,12 @@ class Hired:
     def preparing_s(self) -> float | None:
         """For how long it has been making a graph ready; None where it does not."""
         if self.preparing is not None and ray.wait([self.preparing], timeout=0)[0]:
+            try:
+                ray.get(self.preparing)
+            except RayTaskError:
+                _log.debug("a graph was not made ready", exc_info=True)
+            except RayError:
+                self.died_preparing = True
             self.preparing = None
         return None if self.preparing is None else time.monotonic() - self.prepares_since
 
@@ -101,7 +110,7 @@ class Pool:
         self.refused: dict[str, str] = {}
         # Workers that are no more, whose calls somebody has to take over.
         self.gone: list[Hired] = []
-        self._pinned = ""
+        self._pinned, self._pinned_at = "", 0.0
 
     def __iter__(self) -> Iterator[Hired]:
         return (worker for worker in self._hired if worker.is_ready)
@@ -128,14 +137,17 @@ class Pool:
     @property
     def pinned(self) -> str:
         """The node on which latency is taken: the driver's own where that has workers, and one for the whole run."""
-        nodes = self.hosts
-        # A node that only lost its workers gets new ones.
-        if self._pinned not in self._alive - self.refused.keys() and nodes:
+        nodes, now = self.hosts, time.monotonic()
+        if self._pinned in nodes:
+            self._pinned_at = now
+        # A node that only lost its workers gets new ones, unless somebody else took its place.
+        is_lost = self._pinned not in self._alive - self.refused.keys() or now - self._pinned_at > PINNED_FOR_S
+        if is_lost and nodes:
             own = ray.get_runtime_context().get_node_id()
             chosen = own if own in nodes else next(iter(nodes))
             if self._pinned:
                 _log.warning("the node that latency was taken on is lost; from here on it is %s", nodes[chosen])
-            self._pinned = chosen
+            self._pinned, self._pinned_at = chosen, now
         return self._pinned
 
     def refresh(self) -> None:

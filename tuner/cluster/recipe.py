@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuner import errors
 from tuner.config.transforms import Step
 from tuner.data.images import Entry
 from tuner.engine import LoweringSource
+from tuner.errors import TunerError
 from tuner.evaluation.coco_map import IouType
 from tuner.evaluation.workers import Found
 from tuner.model.detection_model import DetectionModel
@@ -65,3 +67,9 @@ class Failure:
     kind: str
     message: str
     before: FoundRange | None = None
+
+    @property
+    def error(self) -> TunerError:
+        """The error itself."""
+        kind = getattr(errors, self.kind, TunerError)
+        return kind(self.message) if issubclass(kind, TunerError) else TunerError(self.message)

@@ -1,6 +1,5 @@
 """Who does what: calls of workers, handed out in a thread of its own, their results in the order asked for."""
 
-import logging
 import threading
 import time
 from collections import deque
@@ -12,13 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-from tuner import errors
 from tuner.cluster.jobs import Call, Handed, Job
 from tuner.cluster.pool import Hired, Pool, in_one_line
 from tuner.cluster.recipe import Failure
-from tuner.errors import ClusterError, DatasetError, EvaluationError, TunerError
-
-_log = logging.getLogger(__name__)
+from tuner.errors import ClusterError, DatasetError, EvaluationError
 
 # Of a call that ends so many workers, the next one would die, too.
 MOST_DEATHS = 3
@@ -73,7 +69,7 @@ class Scheduler:
                 if isinstance(found, Failure):
                     if found.before is not None:
                         yield found.before
-                    raise _as_error(found)
+                    raise found.error
                 yield found
         finally:
             self.cancel(job)
@@ -101,6 +97,12 @@ class Scheduler:
         with self._changed:
             self._wait_for(lambda: bool(len(self._pool)))
             return len(self._pool)
+
+    def promote(self, job: Job, rank: int) -> bool:
+        """Let a job go before others, or after them. Returns whether it was not dropped meanwhile."""
+        with self._changed:
+            job.rank = rank
+            return not job.is_over
 
     def prepare(self, calls: Sequence[Sequence[Any]]) -> None:
         """Let each worker make graphs ready meanwhile, in the place of those that it was told before."""
@@ -144,10 +146,9 @@ class Scheduler:
                     self._changed.notify_all()
                     if not references:
                         self._changed.wait(_WAIT_S if self._jobs else 0.2)
-                if references:
-                    answered = _answered(references)
-                    with self._changed:
-                        self._collect(answered)
+                answered = _answered(references)
+                with self._changed:
+                    self._collect(answered)
         except BaseException as error:
             with self._changed:
                 self._broken = ClusterError(f"the cluster is lost: {in_one_line(error)}")
@@ -220,6 +221,10 @@ class Scheduler:
                     break
             if (worker.preparing_s() or 0.0) > limit_s:
                 self._pool.lose(worker, f"did not make a graph ready for {limit_s:.0f} s")
+                self._drop_what_is_ahead()
+            elif worker.died_preparing and worker not in self._pool.gone:
+                self._pool.lose(worker, "was lost while it made a graph ready")
+                self._drop_what_is_ahead()
         self._changed.notify_all()
 
     def _take(self, worker: Hired, handed: Handed, now: float) -> None:
@@ -264,10 +269,10 @@ class Scheduler:
         with_it = [handed, *worker.given]
         worker.given = with_it
         self._pool.lose(worker, why)
-        if any(one.job.rank for one in with_it) and not all(one.job.rank for one in with_it):
-            # Nobody knows which of several graphs it was: what was not asked for yet is dropped.
-            for job in [one for one in self._jobs if one.rank]:
-                self.cancel(job)
+        ahead = [one for one in with_it if one.job.rank]
+        if worker.preparing is not None or worker.died_preparing or 0 < len(ahead) < len(with_it):
+            # Nobody knows which of several graphs it was.
+            self._drop_what_is_ahead()
         else:
             for one in with_it[: worker.slots]:
                 one.call.deaths += 1
@@ -277,15 +282,19 @@ class Scheduler:
             told = f"{one.call.told}: {MOST_DEATHS} workers were lost with it; the last one, on {worker.host}, {why}"
             one.job.answer(one.index, EvaluationError(told))
 
+    def _drop_what_is_ahead(self) -> None:
+        """What was not asked for yet may be what ends workers."""
+        for job in [one for one in self._jobs if one.rank]:
+            self.cancel(job)
+        for worker in self._pool:
+            worker.to_prepare.clear()
+
 
 def _answered(references: Sequence[Any]) -> set[Any]:
     """Which of these have a result; waits a little for the first."""
+    if not references:
+        return set()
     done, _ = ray.wait(references, num_returns=1, timeout=_WAIT_S)
     if done:
         done, _ = ray.wait(references, num_returns=len(references), timeout=0)
     return set(done)
-
-
-def _as_error(failure: Failure) -> TunerError:
-    kind = getattr(errors, failure.kind, TunerError)
-    return kind(failure.message) if issubclass(kind, TunerError) else TunerError(failure.message)

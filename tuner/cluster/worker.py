@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 from numpy.typing import NDArray
 
+from tuner import errors
 from tuner.cluster.facts import NodeFacts, read_facts
 from tuner.cluster.recipe import Failure, FoundRange, ImageChunk, Recipe, Stored
 from tuner.cluster.shards import ImageRange
@@ -43,12 +44,11 @@ class Cancelled(Exception):
 
 @dataclass(eq=False)
 class _Loaded:
-    """A graph with its session. users: who run it just now. is_old: the last of them closes it."""
+    """A graph with its session. users: how many run it just now."""
 
     model: DetectionModel
     runner: ModelRunner
-    users: int = 0
-    is_old: bool = False
+    users: int
 
 
 class Worker:
@@ -102,9 +102,8 @@ class Worker:
         return _told(lambda: category_curves(ray.get(part.reference), backend))
 
     def call(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        """What a function of the package gives; its arguments, as they are or stored."""
-        given = [ray.get(one.reference) if isinstance(one, Stored) else one for one in arguments]
-        return _told(lambda: function(*given))
+        """What a function of the package gives."""
+        return _told(lambda: function(*arguments))
 
     def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         chunk: ImageChunk = self._value(stored)
@@ -130,50 +129,47 @@ class Worker:
 
     @contextmanager
     def _graph(self, recipe: Recipe) -> Iterator[_Loaded]:
+        """A graph at work, made by whoever needs it first, while the others wait for it."""
         loaded = self._taken(recipe)
         try:
             yield loaded
         finally:
             with self._lock:
                 loaded.users -= 1
-                self._close_old(loaded)
 
     def _taken(self, recipe: Recipe) -> _Loaded:
-        """A graph, made by whoever needs it first, while the others wait for it."""
         while True:
             with self._lock:
                 is_mine = recipe.key not in self._graphs
                 making = self._graphs.setdefault(recipe.key, Future())
                 self._graphs.move_to_end(recipe.key)
             if is_mine:
-                self._make(recipe, making)
+                return self._made(recipe, making)
             loaded = making.result()
             with self._lock:
-                if not loaded.is_old:
+                # Unless it was closed since.
+                if self._graphs.get(recipe.key) is making:
                     loaded.users += 1
                     return loaded
 
-    def _make(self, recipe: Recipe, making: "Future[_Loaded]") -> None:
+    def _made(self, recipe: Recipe, making: "Future[_Loaded]") -> _Loaded:
+        """Make a graph, and close those that were not used for longest."""
         try:
             given = None if recipe.given is None else ray.get(recipe.given.reference)
             source = None if recipe.source is None else self._value(recipe.source)
             model = recipe.make(given, source)
-            making.set_result(_Loaded(model, ModelRunner(model, *self._threads)))
+            loaded = _Loaded(model, ModelRunner(model, *self._threads), users=1)
         except BaseException as error:
             with self._lock:
                 del self._graphs[recipe.key]
             making.set_exception(error)
+            raise
+        making.set_result(loaded)
         with self._lock:
-            made = [key for key, one in self._graphs.items() if one.done()]
-            for key in made[: max(0, len(self._graphs) - GRAPHS_KEPT)]:
-                old = self._graphs.pop(key).result()
-                old.is_old = True
-                self._close_old(old)
-
-    @staticmethod
-    def _close_old(loaded: _Loaded) -> None:
-        if loaded.is_old and not loaded.users:
-            loaded.runner.close()
+            idle = [key for key, one in self._graphs.items() if one.done() and not one.result().users]
+            for key in idle[: max(0, len(self._graphs) - GRAPHS_KEPT)]:
+                self._graphs.pop(key).result().runner.close()
+        return loaded
 
     def _value(self, stored: Stored) -> Any:
         with self._lock:
@@ -192,4 +188,6 @@ def _told(work: Callable[[], _Result]) -> _Result | Failure:
     try:
         return work()
     except TunerError as error:
-        return Failure(type(error).__name__, str(error))
+        # A room may have kinds of its own.
+        kind = next(one for one in type(error).__mro__ if one.__module__ == errors.__name__)
+        return Failure(kind.__name__, str(error))

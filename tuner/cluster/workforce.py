@@ -19,6 +19,7 @@ from tuner.cluster.pool import Pool, PoolSettings
 from tuner.cluster.recipe import FoundRange, Recipe, Stored
 from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Scheduler
 from tuner.cluster.shards import UNKNOWN_S, most_ranges
+from tuner.cluster.worker import GRAPHS_KEPT
 from tuner.detections import Detections
 from tuner.engine import Engine
 from tuner.errors import ClusterError
@@ -103,14 +104,16 @@ class ClusterWorkforce:
         """See `Workforce`."""
         if images is None:
             return 1
-        return min(MOST_AT_ONCE, max(1, self._scheduler.slots // most_ranges(len(images.dataset), self.image_s)))
+        # Of no clock: it decides what is drawn.
+        ranges = most_ranges(len(images.dataset), UNKNOWN_S)
+        return min(MOST_AT_ONCE, max(1, self._scheduler.slots // ranges))
 
     def ahead(self, images: EvaluationImages | None) -> int:
         """See `Workforce`: none where what waits is this machine, which has enough to do."""
         if images is None:
             return 0
-        at_once = self.at_once(images)
-        return LEAST_AHEAD * at_once if len(self._pool.hosts) > 1 else at_once - 1
+        others = self.at_once(images) - 1
+        return max(LEAST_AHEAD, others) if len(self._pool.hosts) > 1 else others
 
     @contextmanager
     def running(
@@ -195,7 +198,7 @@ class ClusterWorkforce:
                 del self._begun[of_images, key]
         for rank, recipe in enumerate(wanted, start=_MAYBE):
             self._find(recipe, images, rank)
-        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[1:]])
+        self._scheduler.prepare([(recipe, self._chunks[images][0]) for recipe in wanted[1:GRAPHS_KEPT]])
 
     def found(self, job: Job, model: DetectionModel) -> Generator[Found, None, None]:
         """What a job found, image by image. Raises ClusterError where another graph was run than `model`."""
@@ -250,9 +253,8 @@ class ClusterWorkforce:
     def _find(self, recipe: Recipe, images: EvaluationImages, rank: int) -> Job:
         key = images, recipe.key
         job = self._begun.pop(key, None)
-        if job is None or job.is_over:
+        if job is None or not self._scheduler.promote(job, rank):
             job = self._scheduler.submit(Job(self._calls(recipe, images), rank=rank))
-        job.rank = rank
         if rank != _NOW:
             self._begun[key] = job
         return job

@@ -150,12 +150,10 @@ class ThisProcess:
     ) -> Generator[Detections, None, None]:
         """What is found in each image: by `runner`, or by several sessions where that is faster."""
         dataset = images.dataset
-        if not self._instances:
-            self._instances = 1
-            if len(dataset) >= MANY_IMAGES:
-                some = [sample.image for sample in dataset.first(IMAGES_TO_CHOOSE_BY)]
-                self._instances, self._instance_threads = choose_instances(model, some)
-        if self._instances == 1:
+        if not self._instances and len(dataset) >= MANY_IMAGES:
+            some = [sample.image for sample in dataset.first(IMAGES_TO_CHOOSE_BY)]
+            self._instances, self._instance_threads = choose_instances(model, some)
+        if self._instances <= 1:
             yield from (runner.detect(sample.image, masks=images.masks, view=sample.view) for sample in dataset)
         else:
             yield from detect_images(

@@ -33,13 +33,17 @@ class Announced:
     def propose(self) -> Proposal | None:
         """The next plan to try; see `Search`."""
         proposal, wanted = self._search.propose(), self._wanted()
-        if proposal is not None and wanted:
+        if wanted and proposal is not None:
             # At once, since to play ahead takes a while.
             self._announce([proposal])
             foresight = self._foresight.for_ahead(COSTS_EACH * wanted)
             following = likely_next(lambda: self._make(foresight), self._recorded, wanted + 1)
             self._announce([proposal, *(one for one in following if one != proposal)])
         return proposal
+
+    def end(self) -> None:
+        """Announce that nothing follows."""
+        self._announce([])
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
