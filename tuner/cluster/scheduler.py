@@ -24,10 +24,8 @@ MOST_UNREADABLE = 2
 QUEUED = 1
 # A call that takes so many times as long as any before it hangs, but not before HANG_S.
 HANG_FACTOR, HANG_S = 20, 600.0
-# So long a run waits for a node when it has none.
-PATIENCE_S = 300.0
-# It waits no longer than that where all nodes that there are were refused.
-IMPATIENCE_S = 10.0
+# So long a run waits for a node when it has none, and where all that there are were refused.
+PATIENCE_S, IMPATIENCE_S = 300.0, 10.0
 _WAIT_S = 0.02
 
 
@@ -79,6 +77,7 @@ class Scheduler:
         with self._changed:
             job.is_over = True
             job.waiting.clear()
+            job.results.clear()
             if job in self._jobs:
                 self._jobs.remove(job)
             for handed in [one for worker in self._pool for one in worker.given if one.job is job]:
