@@ -17,13 +17,16 @@ import psutil
 import pytest
 import tensorflow as tf
 import yaml
+from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from tests.cluster.conftest import SHAPES, until
 from tuner.cli import main
+from tuner.precision import Dtype
 from tuner.run_record import read_run
-from tuner.trial import CompletedTrial, RejectedTrial
+from tuner.trial import CompletedTrial, FailedTrial, RejectedTrial
 
 ROOT = Path(__file__).parents[2]
+MODEL = SHAPES / "detector.pb"
 IMAGES = 24
 TWO = "--cluster=local:2"
 # In the environment of each process of a run, also of those that it starts.
@@ -63,12 +66,12 @@ class Run:
     @contextmanager
     def started(self, *options: str, program: Sequence[str] = TUNE) -> Iterator[subprocess.Popen[bytes]]:
         """A session, of which nothing is left in the end. It leads a group, as those that a terminal starts."""
-        named = ("--config=../settings.yaml", "--output_model=int8.pb", "--workspace=work")
-        model = () if any(one.startswith("--input_model") for one in options) else (f"--input_model={MODEL}",)
+        # What `options` name again counts.
+        named = (f"--input_model={MODEL}", "--config=../settings.yaml", "--output_model=int8.pb", "--workspace=work")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: self.mark, "COLUMNS": "120"}
         with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as told:
             process = subprocess.Popen(
-                [sys.executable, *program, *model, *named, *options],
+                [sys.executable, *program, *named, *options],
                 cwd=self.folder,
                 env=environment,
                 stdout=out,
@@ -142,9 +145,6 @@ class Run:
                 found = trial.rejection if isinstance(trial, RejectedTrial) else trial.cause
             told.append((trial.proposal, trial.proposal.idea, found))
         return told
-
-
-MODEL = SHAPES / "detector.pb"
 
 
 def _without_times(value: Any) -> Any:
@@ -328,4 +328,55 @@ def test_killed_and_resumed(begun: tuple[str, ...], resumed: tuple[str, ...], ru
     assert run.ended("--resume", *resumed) == 0, run.stderr
     assert run.trials == whole.trials
     assert run.files == whole.files
-    assert run.result == whole.result
+    # What was calibrated before is kept.
+    assert run.result == {**whole.result, "calibrations": 0}
+
+
+STEM, TRAPPED = "FeatureExtractor/MobilenetV2/Conv/Conv2D", "BoxPredictor_0/BoxEncodingPredictor/Conv2D"
+
+
+def with_a_trap() -> GraphDef:
+    """The detector, which aborts the process where what one convolution gives is not what float computes."""
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(GraphDef.FromString(MODEL.read_bytes()), name="")
+        convolution = graph.get_operation_by_name(TRAPPED)
+        (added,) = convolution.outputs[0].consumers()
+        data, weights, bias = (tf.cast(one, tf.float64) for one in (*convolution.inputs, added.inputs[1]))
+        exact = tf.nn.conv2d(data, weights, 1, "SAME") + bias
+        difference = tf.reduce_max(tf.abs(tf.cast(added.outputs[0], tf.float64) - exact))
+        is_far = difference > 1e-4 * tf.reduce_max(tf.abs(exact))
+        near, far = tf.raw_ops.Switch(data=is_far, pred=is_far)
+        with tf.control_dependencies([tf.identity(far)]):
+            abort = tf.raw_ops.Abort(error_msg="not what float computes")
+        with tf.control_dependencies([abort]):
+            either = tf.raw_ops.Merge(inputs=[near, tf.identity(far)])
+        graph_def = graph.as_graph_def()
+    (counting,) = (node for node in graph_def.node if node.name == "num_detections")
+    counting.input.append(f"^{either.output.op.name}")
+    return graph_def
+
+
+@pytest.mark.slow
+def test_a_graph_that_ends_three_workers_fails_and_the_search_goes_on(run: Run, folder: Path) -> None:
+    """Two plans are possible: one convolution in int8, and the one with the trap, too."""
+    asked = settings(folder, strategy={"name": "exhaustive"})
+    weight = {"granularity": "per_channel", "algorithm": "minmax"}
+    activation = {"dtype": "int8", "scheme": "sym", "algorithm": "minmax", "output": "int8"}
+    int8 = {"activation": activation, "weight": weight}
+    either = {"activation": {**activation, "dtype": ["int8", "fp32"]}, "weight": weight}
+    asked["quantization"]["op_wise"] = {".*": {"activation": {"dtype": "fp32"}}, STEM: int8, TRAPPED: either}
+    (run.folder / "settings.yaml").write_text(yaml.safe_dump(asked))
+    (run.folder / "trap.pb").write_bytes(with_a_trap().SerializeToString())
+    with run.started("--config=settings.yaml", "--input_model=trap.pb", "--allow-ops", "--cluster=local:1") as process:
+        code = process.wait(timeout=150)
+        run.is_gone()
+    assert code == 0, run.stderr
+    failed, completed = sorted(read_run(run.folder / "work").trials, key=lambda trial: type(trial) is CompletedTrial)
+    assert isinstance(failed, FailedTrial)
+    assert failed.proposal.plan[TRAPPED].dtype is Dtype.INT8
+    assert re.match(r"images 1 to \d+: 3 workers were lost with it; the last one, on ", failed.cause)
+    assert "\n" not in failed.cause
+    assert run.stderr.count("warning: a worker on ") == 3
+    assert isinstance(completed, CompletedTrial)
+    assert completed.proposal.plan[TRAPPED].dtype is Dtype.FP32
+    assert run.result["best"]["graph_sha256"] == completed.graph_sha256
