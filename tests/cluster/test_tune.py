@@ -314,6 +314,9 @@ def test_a_signal_while_the_cluster_starts(number: signal.Signals, run: Run) -> 
         assert process.wait(timeout=60) == 130, run.stderr
         run.is_gone()
     assert run.events[-1]["exit_code"] == 130
+    # There is nothing yet to go on with.
+    assert run.events[-1]["go_on"].endswith(TWO)
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.slow
