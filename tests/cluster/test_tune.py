@@ -265,17 +265,24 @@ def of_a_cluster(run: Run) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.xfail(strict=True, reason="gcs_server dies of it, too")),
+    ],
+)
 def test_a_signal_ends_the_run_and_its_cluster(number: signal.Signals, run: Run) -> None:
-    """Ctrl-C goes to all processes of a terminal's foreground, `kill` to one."""
+    """Ctrl-C, and a terminal that closes, tell all processes of its foreground; `kill` tells one."""
     with run.started("--max_trials=500", "--json-lines", TWO) as process:
         in_mid_search(run)
         assert of_a_cluster(run)
-        if number is signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
+        if number is signal.SIGTERM:
             process.send_signal(number)
-        assert process.wait(timeout=60) == 130, run.stderr
+        else:
+            os.killpg(process.pid, number)
+        assert process.wait(timeout=40) == 130, run.stderr
         run.is_gone()
     assert run.stdout.endswith("\n")
     assert all(isinstance(event, dict) for event in run.events)
