@@ -270,7 +270,7 @@ def of_a_cluster(run: Run) -> bool:
     [
         signal.SIGINT,
         signal.SIGTERM,
-        pytest.param(signal.SIGHUP, marks=pytest.mark.xfail(strict=True, reason="gcs_server dies of it, too")),
+        signal.SIGHUP,
     ],
 )
 def test_a_signal_ends_the_run_and_its_cluster(number: signal.Signals, run: Run) -> None:
@@ -309,9 +309,7 @@ def test_ctrl_c_tells_how_to_go_on(run: Run) -> None:
     "number",
     [
         signal.SIGINT,
-        pytest.param(
-            signal.SIGTERM, marks=pytest.mark.xfail(strict=True, reason="Ray ends the process by its own way: exit 15")
-        ),
+        signal.SIGTERM,
     ],
 )
 def test_a_signal_while_the_cluster_starts(number: signal.Signals, run: Run) -> None:

@@ -38,10 +38,20 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     # What Ray tells of lost nodes, twenty lines of it, goes to stdout; the pool tells it in one line.
     told = ray_worker._worker_logs_enabled
     ray_worker._worker_logs_enabled = False
+    # A terminal that closes tells its whole group; what is started here ends after the run, as Ray has it for Ctrl-C.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        _connect(address)
-        # Ray has put a handler of its own there.
-        _handle_again(before)
+        try:
+            _connect(address)
+        except SystemExit:
+            # Ray's own answer to SIGTERM; the run has another one.
+            _handle_again(before)
+            signal.raise_signal(signal.SIGTERM)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            # Ray has put a handler of its own there.
+            _handle_again(before)
         yield
     finally:
         ray.shutdown()

@@ -150,11 +150,18 @@ class Pool:
             self._pinned, self._pinned_at = chosen, now
         return self._pinned
 
-    def refresh(self) -> None:
-        """Hire on nodes that came or lost workers, and welcome those that are ready."""
-        if time.monotonic() - self._looked_at >= NODES_EVERY_S:
-            self._looked_at = time.monotonic()
-            self._hire()
+    def ask_nodes(self) -> list[Any] | None:
+        """What Ray says of the nodes, now and then; it never answers where the cluster's head is lost."""
+        if time.monotonic() - self._looked_at < NODES_EVERY_S:
+            return None
+        self._looked_at = time.monotonic()
+        found: list[Any] = ray.nodes()
+        return found
+
+    def refresh(self, nodes: list[Any] | None) -> None:
+        """Hire on nodes that came or lost workers, and welcome those that are ready. nodes: of `ask_nodes`."""
+        if nodes is not None:
+            self._hire(nodes)
         starting = [worker for worker in self._hired if not worker.is_ready]
         if starting:
             begun, _ = ray.wait([worker.facts for worker in starting], num_returns=len(starting), timeout=0)
@@ -197,8 +204,7 @@ class Pool:
             _end(worker)
         self._hired.clear()
 
-    def _hire(self) -> None:
-        nodes = ray.nodes()
+    def _hire(self, nodes: list[Any]) -> None:
         self._alive = {node["NodeID"] for node in nodes if node["Alive"]}
         # Those that were given nothing would not tell that they are gone.
         for worker in [one for one in self._hired if one.is_ready and one.node_id not in self._alive]:
@@ -257,9 +263,9 @@ class Pool:
 
 
 def in_one_line(error: BaseException) -> str:
-    """The last line of what Ray tells, where the cause is, without its colours."""
+    """The last line of what Ray tells, where the cause is, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].partition(" Some common causes include")[0] if lines else type(error).__name__
 
 
 def _end(worker: Hired) -> None:

@@ -26,7 +26,8 @@ QUEUED = 1
 HANG_FACTOR, HANG_S = 20, 600.0
 # So long a run waits for a node when it has none, and where all that there are were refused.
 PATIENCE_S, IMPATIENCE_S = 300.0, 10.0
-_WAIT_S = 0.02
+# How long is waited for Ray's last answer at the end, and for one in each turn.
+END_S, _WAIT_S = 10.0, 0.02
 
 
 class Scheduler:
@@ -87,7 +88,7 @@ class Scheduler:
 
     @property
     def slots(self) -> int:
-        """How many calls are worked on at a time now; waits for the first worker. Raises ClusterError as `workers`."""
+        """How many calls are worked on at a time now; see `workers`."""
         return self.workers and self._pool.slots
 
     @property
@@ -115,7 +116,7 @@ class Scheduler:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(END_S)
         self._pool.close()
 
     def _wait_for(self, is_so: Callable[[], bool]) -> None:
@@ -135,8 +136,9 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while not self._is_closed:
+                nodes = self._pool.ask_nodes()
                 with self._changed:
-                    self._pool.refresh()
+                    self._pool.refresh(nodes)
                     self._take_over()
                     if len(self._pool) or not self._waiting:
                         self._had_workers_at = time.monotonic()
@@ -208,8 +210,7 @@ class Scheduler:
         limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
         for worker in list(self._pool):
             for handed in [one for one in worker.given if one.reference in answered]:
-                # A worker that is lost takes its other calls with it.
-                if worker not in self._pool.gone:
+                if worker not in self._pool.gone:  # lost since, with all its calls
                     worker.given.remove(handed)
                     self._take(worker, handed, now)
             for handed in worker.given[: worker.slots]:
