@@ -27,7 +27,7 @@ from tuner.cluster.image_calls import CHUNK
 from tuner.cluster.scheduler import QUEUED
 from tuner.cluster.shards import cut
 from tuner.cluster.worker import GRAPHS_KEPT
-from tuner.cluster.workforce import LATENCY_S, MANY_IMAGES, MOST_CPUS, MOST_PARTS
+from tuner.cluster.workforce import MANY_IMAGES, MOST_CPUS, MOST_PARTS
 
 # One node of 8 and more of them: MOST_CPUS of a node share a process.
 WORKERS = (8, 16, 32, 64, 128, 256, 512)
@@ -295,16 +295,17 @@ def sizes(images: int, cluster: Cluster) -> Iterator[int]:
 def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int, *, certify: bool = False) -> Outcome:
     """One candidate, from plan to figures, on workers that wait for it. certify: by pycocotools."""
     play = Play(costs, driver, cluster, images, seed)
-    play.until(lambda: False, costs.lower_s)
     job = play.submit(0, 0)
+    # The driver makes the graph, too.
+    play.until(lambda: False, costs.lower_s)
     found_s = _find(play, job, costs, cluster)
     latency_s = play.now_s
     _figures(play, costs, cluster, images, certify=certify)
     ideal_s = images * costs.image_s / play.capacity
     made_s = costs.lower_s + costs.session_s + costs.image_s
     parts = {
-        "making the graph": costs.lower_s + made_s,
-        "the last images": found_s - costs.lower_s - made_s - ideal_s,
+        "making the graph": made_s,
+        "the last images": found_s - made_s - ideal_s,
         "latency": latency_s - found_s,
         "mAP": play.now_s - latency_s,
     }
@@ -326,8 +327,8 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
         if chance.random() > FIRST_IS_RIGHT:
             following.reverse()
         begun = {graph: play.submit(graph, rank) for rank, graph in enumerate(following, start=2)}
-        play.prepare(right.graph)
-        play.prepare(following[0])
+        for graph in following:
+            play.prepare(graph)
         play.until(lambda: False, play.now_s + costs.lower_s)
         right.rank = 0
         _find(play, right, costs, cluster)
@@ -358,8 +359,8 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
             found.append(play.now_s)
         return bool(found)
 
-    # As `ClusterWorkforce` has it: what the other nodes do while one takes latency.
-    meanwhile = LATENCY_S * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
+    # As `ClusterWorkforce` has it: what the other nodes do while one takes latency, for as long as it took last time.
+    meanwhile = costs.latency_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
     play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
     play.reserve(is_reserved=True)
     play.until(lambda: is_found() is not None and play.is_free)
