@@ -384,7 +384,8 @@ def test_a_graph_that_ends_three_workers_fails_and_the_search_goes_on(run: Run, 
     assert failed.proposal.plan[TRAPPED].dtype is Dtype.INT8
     assert re.match(r"images 1 to \d+: 3 workers were lost with it; the last one, on ", failed.cause)
     assert "\n" not in failed.cause
-    assert run.stderr.count("warning: a worker on ") == 3
+    # The third one's place may have been taken, and the next images handed out, before the plan was given up.
+    assert run.stderr.count("warning: a worker on ") in (3, 4)
     assert isinstance(completed, CompletedTrial)
     assert completed.proposal.plan[TRAPPED].dtype is Dtype.FP32
     assert run.result["best"]["graph_sha256"] == completed.graph_sha256
