@@ -253,10 +253,12 @@ def test_nodes_of_another_kind_are_refused_and_named(
     workers: ClusterWorkforce, two: list[Hired], nodes: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes.add("strange", TF_ENABLE_ONEDNN_OPTS="0")
-    until(lambda: workers._pool.refused)
-    ((node_id, why),) = workers._pool.refused.items()
-    assert node_id == nodes.node_id("strange")
-    assert why.endswith("it is not like this machine (TF_ENABLE_ONEDNN_OPTS: 0, here not set)")
+    # Another one may be out of use since its workers were killed one after another.
+    node_id = nodes.node_id("strange")
+    until(lambda: node_id in workers._pool.refused)
+    assert workers._pool.refused[node_id].endswith(
+        "it is not like this machine (TF_ENABLE_ONEDNN_OPTS: 0, here not set)"
+    )
     assert caplog.text.count("is not used: it is not like this machine") == 1
     nodes.remove("strange")
     assert all(worker.node_id != node_id for worker in hired(workers))
