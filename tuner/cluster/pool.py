@@ -75,10 +75,8 @@ class Hired:
     def prepare_next(self) -> None:
         """Let it make the next graph ready, if there is one and it makes none."""
         if self.preparing_s() is None and self.to_prepare:
-            self.preparing, self.prepares_since = (
-                self.actor.prepare.remote(*self.to_prepare.popleft()),
-                time.monotonic(),
-            )
+            self.preparing = self.actor.prepare.remote(*self.to_prepare.popleft())
+            self.prepares_since = time.monotonic()
 
     @property
     def is_idle(self) -> bool:
@@ -126,7 +124,7 @@ class Pool:
     @property
     def described(self) -> str:
         """What the cluster has to offer now, in words."""
-        cpus = [count for node in ray.nodes() if node["Alive"] and (count := int(node["Resources"].get("CPU", 0)))]
+        cpus = [count for node in ray.nodes() if (count := _cpus(node))]
         return f"{sum(cpus)} CPUs on {len(cpus)} node{'' if len(cpus) == 1 else 's'}"
 
     @property
@@ -210,8 +208,7 @@ class Pool:
         for worker in [one for one in self._hired if one.is_ready and one.node_id not in self._alive]:
             self.lose(worker, "was lost with its node")
         for node in nodes:
-            cpus = int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0
-            node_id = node["NodeID"]
+            cpus, node_id = _cpus(node), node["NodeID"]
             if cpus < 1 or node_id in self.refused:
                 continue
             wanted = math.ceil(cpus / self._settings.cpus)
@@ -266,6 +263,11 @@ def in_one_line(error: BaseException) -> str:
     """The last line of what Ray tells, where the cause is, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].partition(" Some common causes include")[0] if lines else type(error).__name__
+
+
+def _cpus(node: Mapping[str, Any]) -> int:
+    """How many a node has for work; none where it is lost."""
+    return int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0
 
 
 def _end(worker: Hired) -> None:

@@ -19,9 +19,10 @@ from tuner.cluster.shards import ImageRange
 from tuner.data.dataset import DetectionDataset
 from tuner.data.images import ImageStore
 from tuner.errors import TunerError
-from tuner.evaluation.coco_map import CategoryCurves, CocoBackend, ImageTruth, category_curves
+from tuner.evaluation.coco_map import CategoryCurves, CocoBackend, category_curves
+from tuner.evaluation.inference import threads_side_by_side
 from tuner.evaluation.latency import LatencyFigures
-from tuner.evaluation.workers import Found, matched, trial_latency
+from tuner.evaluation.workers import Found, matched, trial_latency, truth_of
 from tuner.model.detection_model import DetectionModel
 from tuner.model.runner import ModelRunner
 from tuner.quantization.ranges import Observation, observe
@@ -30,8 +31,6 @@ from tuner.quantization.ranges import Observation, observe
 GRAPHS_KEPT, VALUES_KEPT = 3, 64
 # Calls that search images, and one that makes the next graph meanwhile; each kind has threads of its own.
 SEARCHING, PREPARING = "searching", "preparing"
-# TensorFlow's way to run all operators of a graph in the thread that asks.
-_CALLERS_THREAD = -1
 # One more than runs, so that the next image is decoded meanwhile.
 _DECODERS = 1
 
@@ -59,7 +58,7 @@ class Worker:
     """
 
     def __init__(self, threads: int, inter_threads: int, cache_mb: int) -> None:
-        self._threads = (threads, _CALLERS_THREAD if threads == 1 and not inter_threads else inter_threads)
+        self._threads = threads_side_by_side(threads, inter_threads)
         self._store = ImageStore(cache_mb * 2**20)
         self._lock = threading.Lock()
         self._values: OrderedDict[str, Any] = OrderedDict()
@@ -116,8 +115,7 @@ class Worker:
                 if ray.get_runtime_context().is_canceled():
                     raise Cancelled
                 detections = loaded.runner.detect(sample.image, masks=chunk.masks, view=sample.view)
-                truth = ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
-                found.append(matched(truth, detections, chunk.category_ids, chunk.iou_types))
+                found.append(matched(truth_of(entry), detections, chunk.category_ids, chunk.iou_types))
 
         with self._graph(recipe) as loaded:
             started = time.perf_counter()

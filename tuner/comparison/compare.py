@@ -14,11 +14,11 @@ from tuner.config import TuningConfig
 from tuner.data.dataset import DetectionDataset
 from tuner.detections import Detections
 from tuner.errors import ConfigError, DatasetError
-from tuner.evaluation.coco_map import CocoBackend, ImageTruth, coco_metrics, match_image
+from tuner.evaluation.coco_map import CocoBackend, coco_metrics, match_image
 from tuner.evaluation.inference import choose_instances, detect_images
 from tuner.evaluation.latency import LatencyFigures, iterations_within, measure_latency
 from tuner.evaluation.match_records import match_records
-from tuner.evaluation.workers import IMAGES_TO_CHOOSE_BY, MANY_IMAGES
+from tuner.evaluation.workers import IMAGES_TO_CHOOSE_BY, MANY_IMAGES, truth_of
 from tuner.inputs import Inputs, open_inputs, open_model, with_labels
 from tuner.meter import iou_types
 from tuner.model.detection_model import DetectionModel
@@ -131,7 +131,7 @@ def compare(
             labeller = open_model(first.config, first.float_model, allow_ops=allow_ops)
             labelled = with_labels(first.config, replace(opened[0], evaluation=of_a), labeller, clock.progress)
             of_a = _annotated(labelled)
-    truths = [ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth) for entry in of_a.entries]
+    truths = [truth_of(entry) for entry in of_a.entries]
     category_ids = {i for truth in truths for i in truth.ground_truth.category_ids.tolist()}
     iou_type = iou_types(first.config)[0]
     found = []

@@ -76,6 +76,14 @@ def choose_instances(
     return (cores, 1) if both[1].median_ms < both[0].median_ms else (1, cores)
 
 
+def threads_side_by_side(threads: int, inter_threads: int) -> tuple[int, int]:
+    """Threads inside one operator and for independent ones, of runs that go beside each other.
+
+    One thread runs operators one after the other in the caller's, unless told otherwise; 0 lets TensorFlow choose.
+    """
+    return threads, _CALLERS_THREAD if threads == 1 and inter_threads == 0 else inter_threads
+
+
 @contextmanager
 def _rounds(model: DetectionModel, instances: int, threads: int) -> Iterator[Callable[[Sequence[_Image]], Any]]:
     """A function that detects in all of the images it is given."""
@@ -93,13 +101,12 @@ def _own_session_each(
     its operators compiles them once.
     """
     own = threading.local()
-    if inter_threads == 0 and threads == 1:
-        inter_threads = _CALLERS_THREAD
+    of_session = threads_side_by_side(threads, inter_threads)
     with ExitStack() as sessions:
 
         def detect(item: Sample | _Image) -> Detections:
             if not hasattr(own, "runner"):
-                own.runner = sessions.enter_context(ModelRunner(model, threads, inter_threads))
+                own.runner = sessions.enter_context(ModelRunner(model, *of_session))
             runner: ModelRunner = own.runner
             if isinstance(item, Sample):
                 return runner.detect(item.image, masks=masks, view=item.view)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.data.dataset import DetectionDataset
+from tuner.data.images import Entry
 from tuner.detections import Detections
 from tuner.errors import EvaluationError
 from tuner.evaluation.coco_map import (
@@ -54,14 +55,17 @@ class EvaluationImages:
     @cached_property
     def truths(self) -> list[ImageTruth]:
         """What is annotated, one for each image."""
-        return [
-            ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth) for entry in self.dataset.entries
-        ]
+        return [truth_of(entry) for entry in self.dataset.entries]
 
     @cached_property
     def category_ids(self) -> frozenset[int]:
         """The categories of the annotated objects."""
         return frozenset(i for truth in self.truths for i in truth.ground_truth.category_ids.tolist())
+
+
+def truth_of(entry: Entry) -> ImageTruth:
+    """What is annotated in an image."""
+    return ImageTruth(entry.image_id, entry.height, entry.width, entry.ground_truth)
 
 
 @dataclass(frozen=True, slots=True)
