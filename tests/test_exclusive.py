@@ -3,14 +3,12 @@ import os
 import platform
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.contenders import contender, says
 from tuner.errors import TunerError
 from tuner.exclusive import only_driver
 
@@ -30,24 +28,8 @@ except TunerError as error:
 CONTENDERS = 20
 
 
-@contextmanager
-def contender(workspace: Path) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(workspace)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def says(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 def test_the_second_is_told_who_has_the_workspace(tmp_path: Path) -> None:
-    with contender(tmp_path / "w") as first:
+    with contender(HOLD, str(tmp_path / "w")) as first:
         assert says(first) == "has it"
         with pytest.raises(TunerError) as refused, only_driver(tmp_path / "w"):
             pytest.fail("both have it")
@@ -69,7 +51,7 @@ def test_of_the_same_process_too(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_leaves_is_taken_over(tmp_path: Path) -> None:
-    with contender(tmp_path) as first:
+    with contender(HOLD, str(tmp_path)) as first:
         assert says(first) == "has it"
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -93,7 +75,7 @@ def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
     (tmp_path / "driver.json").write_text(json.dumps(left))
     for _ in range(2):
         with ExitStack() as running:
-            processes = [running.enter_context(contender(tmp_path)) for _ in range(CONTENDERS)]
+            processes = [running.enter_context(contender(HOLD, str(tmp_path))) for _ in range(CONTENDERS)]
             answers = {process.pid: says(process) for process in processes}
             (winner,) = (pid for pid, answer in answers.items() if answer == "has it")
             others = [answer for pid, answer in answers.items() if pid != winner]

@@ -366,24 +366,25 @@ def test_a_run_whose_nodes_are_all_refused_does_not_wait_long(start: Start, monk
         _ = scheduler.workers
 
 
-def test_a_run_without_nodes_waits_and_then_ends(start: Start) -> None:
+def in_mid_job_without_its_node(start: Start, *, patience_s: float) -> tuple[Node, Scheduler, Job]:
+    """The only node is lost while it works."""
     node = Node("one")
-    scheduler = start(node, patience_s=0.5)
+    scheduler = start(node, patience_s=patience_s)
     asked = scheduler.submit(job(3))
     until(lambda: node.pending)
     node.is_alive = False
     node.living[0].die()
+    return node, scheduler, asked
+
+
+def test_a_run_without_nodes_waits_and_then_ends(start: Start) -> None:
+    _, scheduler, asked = in_mid_job_without_its_node(start, patience_s=0.5)
     with pytest.raises(ClusterError, match=r"^the cluster has no worker for this run; see `ray status`$"):
         next(scheduler.results(asked))
 
 
 def test_a_node_that_comes_back_in_time_goes_on(start: Start) -> None:
-    node = Node("one")
-    scheduler = start(node, patience_s=30.0)
-    asked = scheduler.submit(job(3))
-    until(lambda: node.pending)
-    node.is_alive = False
-    node.living[0].die()
+    node, scheduler, asked = in_mid_job_without_its_node(start, patience_s=30.0)
     time.sleep(0.1)
     node.answers, node.is_alive = doubled, True
     assert list(scheduler.results(asked)) == [0, 2, 4]

@@ -3,17 +3,16 @@
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.contenders import contender, says
 from tests.faults.test_storage import sha256, tuner, write_inputs
 from tests.test_pipeline import Accuracy, MakeJob, files, make_job  # noqa: F401
 from tests.test_study import IDENTITY, MEASUREMENT, complete
@@ -58,26 +57,6 @@ def no_password_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.delenv("PGPASSWORD", raising=False)
     monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
     monkeypatch.setattr(study_storage, "_passwords", {})
-
-
-@contextmanager
-def contender(workspace: Path, url: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(workspace), url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def says(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def told(url: str) -> str:
@@ -202,9 +181,9 @@ def test_a_driver_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_run_is_told_who_has_the_study(server: Server, url: str, tmp_path: Path) -> None:
     """Each from a workspace of its own; when the first is killed, another gets the study at once."""
-    with contender(tmp_path / "one", url) as first:
+    with contender(HOLD, str(tmp_path / "one"), url) as first:
         assert says(first) == "has it"
-        with contender(tmp_path / "two", url) as second:
+        with contender(HOLD, str(tmp_path / "two"), url) as second:
             assert re.fullmatch(
                 rf"{re.escape(shown_storage(url))}: another run works on it: process {first.pid} on "
                 rf"{re.escape(platform.node()[:38])}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d; "
@@ -234,7 +213,7 @@ def taken(url: str) -> str:
 
 def test_of_many_at_once_one_has_it(url: str, tmp_path: Path) -> None:
     with ExitStack() as running:
-        processes = [running.enter_context(contender(tmp_path / str(n), url)) for n in range(4)]
+        processes = [running.enter_context(contender(HOLD, str(tmp_path / str(n)), url)) for n in range(4)]
         answers = {process.pid: says(process) for process in processes}
         (winner,) = (pid for pid, answer in answers.items() if answer == "has it")
         assert all(f"process {winner} on" in answer for pid, answer in answers.items() if pid != winner), answers
@@ -253,7 +232,7 @@ def test_a_file_of_sqlite_is_kept_too(tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path / storage}"
         if other_name == "link.db":
             (tmp_path / other_name).symlink_to(tmp_path / storage)
-        with contender(tmp_path / "first", url) as first:
+        with contender(HOLD, str(tmp_path / "first"), url) as first:
             assert says(first) == "has it"
             with (
                 pytest.raises(TunerError, match=rf"another run works there: process {first.pid} on .* --storage$"),
