@@ -18,6 +18,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -25,15 +26,15 @@ from scale_costs import SET, Costs
 
 from tuner.cluster.image_calls import CHUNK
 from tuner.cluster.scheduler import QUEUED
-from tuner.cluster.shards import cut
+from tuner.cluster.shards import LONGEST_S, cut
 from tuner.cluster.worker import GRAPHS_KEPT
 from tuner.cluster.workforce import MANY_IMAGES, MOST_CPUS, MOST_PARTS
 
 # One node of 8 and more of them: MOST_CPUS of a node share a process.
 WORKERS = (8, 16, 32, 64, 128, 256, 512)
 IMAGES = (5_000, 50_000, 500_000, 5_000_000)
-# More than this, and a stream takes long to play.
-MOST_STREAMED = 50_000
+# Sets of these sizes differ by ranges in the middle, which are all alike: so do larger ones, which take long to play.
+PLAYED = (50_000, 100_000)
 IMAGE_SPREAD, NODE_SPREAD, SLOW_SHARE, SLOWER = 0.2, 0.05, 0.01, 1.5
 # Candidates of a stream, the first of which does not count; and how often the plan that was begun first is the next.
 STREAM, FIRST_IS_RIGHT = 9, 0.6
@@ -96,14 +97,11 @@ class Outcome:
 
 @dataclass(eq=False)
 class _Job:
-    """Calls: the images of each. graph: tells graphs apart. rank: 0 for what is asked for. call_s: of calls that do
-    something else.
-    """
+    """Calls: the images of each. graph: tells graphs apart. rank: 0 for what is asked for."""
 
     graph: int
     waiting: deque[int]
     rank: int
-    call_s: float = 0.0
     left: int = 0
     is_over: bool = False
 
@@ -115,7 +113,7 @@ class _Job:
 class _Process:
     """running: calls worked on. queued: those behind them. ready: of the graphs that it keeps, from when they can run.
 
-    owed: seconds that a graph made beside its calls takes from the next ones.
+    owed: seconds that what was done beside its calls takes from the next ones.
     """
 
     node: int
@@ -128,7 +126,7 @@ class _Process:
 
 @dataclass(order=True)
 class _Call:
-    """until_s: when it ends. image_s: of one of its images there."""
+    """until_s: when it ends. images: none of what goes beside others. image_s: of one of its images there."""
 
     until_s: float
     number: int
@@ -168,8 +166,20 @@ class Play:
         return self._add(_Job(graph, deque(self._sizes), rank))
 
     def spread(self, calls: int, call_s: float) -> _Job:
-        """Begin with calls that do something else."""
-        return self._add(_Job(-1, deque([0] * calls), 0, call_s))
+        """Begin with calls that do something else, at most one for each process, in a thread that is theirs."""
+        job = _Job(-1, deque([0] * calls), 0)
+        slots = self._cluster.slots
+        for process in self._processes[:calls]:
+            job.waiting.popleft()
+            self.now_s += self._driver.give_s
+            spent_s = call_s * process.slowness
+            self.spent_s[job.graph] += spent_s
+            if process.running:
+                process.owed += [spent_s / slots] * slots
+                spent_s *= (slots + 1) / slots
+            until_s = self.now_s + spent_s + self._driver.trip_s
+            heapq.heappush(self._ending, _Call(until_s, next(self._numbers), process, job, 0, 0.0))
+        return self._add(job)
 
     def _add(self, job: _Job) -> _Job:
         self._jobs.append(job)
@@ -237,16 +247,14 @@ class Play:
 
     def _start(self, process: _Process, at_s: float) -> None:
         job, images = process.queued.popleft()
-        spent_s, image_s = job.call_s * process.slowness, 0.0
-        if images:
-            made_s = self._keep(process, job.graph, at_s)
-            at_s = max(at_s, process.ready[job.graph])
-            # The mean of so many that are spread evenly.
-            chance = self._random.gauss(1, IMAGE_SPREAD / math.sqrt(3 * images))
-            image_s = self._costs.image_s * process.slowness * chance
-            spent_s = images * image_s
-            if not made_s and process.owed:
-                spent_s += process.owed.pop()
+        made_s = self._keep(process, job.graph, at_s)
+        at_s = max(at_s, process.ready[job.graph])
+        # The mean of so many that are spread evenly.
+        chance = self._random.gauss(1, IMAGE_SPREAD / math.sqrt(3 * images))
+        image_s = self._costs.image_s * process.slowness * chance
+        spent_s = images * image_s
+        if not made_s and process.owed:
+            spent_s += process.owed.pop()
         self.spent_s[job.graph] += spent_s
         process.running += 1
         until_s = at_s + spent_s + self._driver.trip_s / 2
@@ -271,14 +279,15 @@ class Play:
         while self._ending and self._ending[0].until_s <= self.now_s:
             call = heapq.heappop(self._ending)
             self.now_s += self._driver.take_s
-            call.process.running -= 1
-            self._spare[call.process] = None
+            if call.images:
+                call.process.running -= 1
+                self._spare[call.process] = None
             if not call.job.is_over:
                 call.job.left -= 1
                 self.now_s += call.images * self._costs.merge_s
                 if not call.job.left:
                     self._jobs.remove(call.job)
-            if call.process.queued:
+            if call.images and call.process.queued:
                 self._start(call.process, call.until_s)
 
 
@@ -292,15 +301,16 @@ def sizes(images: int, cluster: Cluster) -> Iterator[int]:
             start = stop
 
 
-def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int, *, certify: bool = False) -> Outcome:
-    """One candidate, from plan to figures, on workers that wait for it. certify: by pycocotools."""
+def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int) -> Outcome:
+    """One candidate, from plan to figures, on workers that wait for it."""
     play = Play(costs, driver, cluster, images, seed)
     job = play.submit(0, 0)
     # The driver makes the graph, too.
     play.until(lambda: False, costs.lower_s)
     found_s = _find(play, job, costs, cluster)
     latency_s = play.now_s
-    _figures(play, costs, cluster, images, certify=certify)
+    _own(play, costs, images)
+    _figures(play, costs, cluster, images)
     ideal_s = images * costs.image_s / play.capacity
     made_s = costs.lower_s + costs.session_s + costs.image_s
     parts = {
@@ -312,8 +322,11 @@ def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
     return Outcome(play.now_s, ideal_s, parts)
 
 
-def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int, *, certify: bool = False) -> Outcome:
-    """A candidate of a search, when two plans are always begun ahead, one of which is asked for next."""
+def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int) -> Outcome:
+    """A candidate of a search, when two plans are always begun ahead, one of which is asked for next.
+
+    Which one is known as soon as our own mAP is.
+    """
     play, chance = Play(costs, driver, cluster, images, seed), random.Random(seed)
     begun: dict[int, _Job] = {}
     ended: list[tuple[float, Counter[int]]] = []
@@ -327,12 +340,15 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
         if chance.random() > FIRST_IS_RIGHT:
             following.reverse()
         begun = {graph: play.submit(graph, rank) for rank, graph in enumerate(following, start=2)}
+        play.until(lambda: False, play.now_s + 2 * costs.image_s)
         for graph in following:
             play.prepare(graph)
         play.until(lambda: False, play.now_s + costs.lower_s)
         right.rank = 0
         _find(play, right, costs, cluster)
-        _figures(play, costs, cluster, images, certify=certify)
+        _own(play, costs, images)
+        play.cancel(begun.pop(2 * number + 1))
+        _figures(play, costs, cluster, images)
         ended.append((play.now_s, play.spent_s.copy()))
     (first_s, before), (last_s, after) = ended[0], ended[-1]
     counted = STREAM - 1
@@ -360,7 +376,8 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
         return bool(found)
 
     # As `ClusterWorkforce` has it: what the other nodes do while one takes latency, for as long as it took last time.
-    meanwhile = costs.latency_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
+    meanwhile_s = costs.latency_s + max(LONGEST_S, cluster.image_s)
+    meanwhile = meanwhile_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
     play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
     play.reserve(is_reserved=True)
     play.until(lambda: is_found() is not None and play.is_free)
@@ -374,35 +391,53 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
     return found[0]
 
 
-def _figures(play: Play, costs: Costs, cluster: Cluster, images: int, *, certify: bool) -> None:
-    """mAP of our own, then COCO's figures, spread as `ClusterWorkforce.metrics` does it."""
+def _own(play: Play, costs: Costs, images: int) -> None:
+    """mAP of our own."""
+    play.until(lambda: False, play.now_s + costs.own_s * images / SET)
+
+
+def _figures(play: Play, costs: Costs, cluster: Cluster, images: int) -> None:
+    """COCO's figures by pycocotools, which takes longest, spread as `ClusterWorkforce.metrics` does it."""
     share = images / SET
-    whole_s, part_s = (costs.certify_s, costs.certify_part_s) if certify else (costs.faster_s, costs.faster_part_s)
     if cluster.processes == 1 or images < MANY_IMAGES:
-        play.until(lambda: False, play.now_s + (costs.own_s + whole_s) * share)
+        play.until(lambda: False, play.now_s + costs.certify_s * share)
         return
-    play.until(lambda: False, play.now_s + (costs.own_s + costs.tables_s) * share)
+    play.until(lambda: False, play.now_s + costs.tables_s * share)
     parts = min(cluster.processes, costs.parts, MOST_PARTS)
-    job = play.spread(parts, max(part_s, (whole_s - costs.tables_s) / parts) * share)
+    job = play.spread(parts, max(costs.certify_part_s, (costs.certify_s - costs.tables_s) / parts) * share)
     play.until(lambda: not job.left)
+
+
+def outcome(play: Callable[[int], Outcome], images: int) -> Outcome:
+    """What comes of so many images: played, or continued from the largest two that are."""
+    if images <= PLAYED[-1]:
+        return play(images)
+    less, more = map(play, PLAYED)
+    further = (images - PLAYED[1]) / (PLAYED[1] - PLAYED[0])
+
+    def continued(before: float, after: float) -> float:
+        return after + further * (after - before)
+
+    return Outcome(
+        continued(less.wall_s, more.wall_s),
+        continued(less.ideal_s, more.ideal_s),
+        {name: continued(less.parts[name], after) for name, after in more.parts.items()},
+    )
 
 
 def print_tables(costs: Costs, driver: Driver) -> None:
     """Efficiency by workers and images, of single candidates and of those of a stream, and what costs most."""
-    for play, told, most in (
-        (single, "a candidate alone", math.inf),
-        (stream, "candidates of a search", MOST_STREAMED),
-    ):
+    for play, told in ((single, "a candidate alone"), (stream, "candidates of a search")):
         print(
             f"\n{costs.name}, {told}: share of the workers' time that goes into images; what costs most of the rest\n"
         )
         print(f"| images | {' | '.join(f'{workers} workers' for workers in WORKERS)} |\n|---|{'---|' * len(WORKERS)}")
-        for images in (size for size in IMAGES if size <= most):
+        for images in IMAGES:
             cells = []
             for workers in WORKERS:
                 cluster = Cluster(workers, MOST_CPUS, workers // MOST_CPUS, costs.image_s)
-                seeds = SEEDS if images <= MOST_STREAMED else SEEDS[:1]
-                played = [play(costs, driver, cluster, images, seed) for seed in seeds]
+                seeds = SEEDS if images < PLAYED[0] else SEEDS[:1]
+                played = [outcome(partial(play, costs, driver, cluster, seed=seed), images) for seed in seeds]
                 mean = sum(one.efficiency for one in played) / len(played)
                 cells.append(f"{mean:.1%}, {played[0].largest}")
             print(f"| {images:,} | {' | '.join(cells)} |", flush=True)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from tuner.evaluation.workers import Workers
 from tuner.inputs import Inputs
 from tuner.model.detection_model import DetectionModel
 from tuner.progress import Progress
-from tuner.search.space import Outcome
+from tuner.search.space import FAILED, Outcome
 from tuner.timing import latency_threads
 from tuner.trial import CompletedTrial, Confirmation, Measurement, RejectedTrial, Rejection, Trial
 
@@ -100,10 +100,20 @@ class Meter:
         self._write_records(dependencies, self._records)
         return measured
 
-    def measure(self, graph: DetectionModel) -> Measurement | Rejection:
-        """Measure a graph in full, or until it is plain that it cannot meet the criterion."""
+    def measure(self, graph: DetectionModel, foretell: Callable[[Outcome], None]) -> Measurement | Rejection:
+        """Measure a graph in full, or until it is plain that it cannot meet the criterion.
+
+        foretell: is told what will come of it, up to the last bits, as soon as that is known.
+        """
+
+        def certify(expected: Measurement) -> bool:
+            # Memory is taken at the very end.
+            if Objective.FOOTPRINT not in self._config.tuning.weights:
+                foretell(self._outcome(expected))
+            return passes(self._criterion, self.baseline, expected)
+
         kept: list[_Records] = []
-        found = self._evaluator.evaluate(graph, self._certifies, self._rejections(), kept.append)
+        found = self._evaluator.evaluate(graph, certify, self._rejections(), kept.append)
         if isinstance(found, Rejection):
             return found
         if kept:
@@ -143,16 +153,19 @@ class Meter:
 
     def outcome(self, trial: Trial) -> Outcome:
         """How a trial went, in the terms of a search."""
-        limit = self._criterion.limit
         if isinstance(trial, CompletedTrial):
-            lost = loss(self._criterion, self.baseline, trial.measurement)
-            passed = passes(self._criterion, self.baseline, trial.measurement)
-            spent = cost(self._config.tuning.weights, self._criterion, self.baseline, trial.measurement)
-            return Outcome(lost, min(lost - limit, 0.0) if passed else lost - limit, spent)
+            return self._outcome(trial.measurement)
         if isinstance(trial, RejectedTrial):
             # The estimate may lie within the limit although the bound does not.
-            return Outcome(trial.rejection.loss, max(trial.rejection.loss - limit, 1e-6), math.inf)
-        return Outcome(math.inf, math.inf, math.inf)
+            return Outcome(trial.rejection.loss, max(trial.rejection.loss - self._criterion.limit, 1e-6), math.inf)
+        return FAILED
+
+    def _outcome(self, measured: Measurement) -> Outcome:
+        lost = loss(self._criterion, self.baseline, measured)
+        excess = lost - self._criterion.limit
+        passed = passes(self._criterion, self.baseline, measured)
+        spent = cost(self._config.tuning.weights, self._criterion, self.baseline, measured)
+        return Outcome(lost, min(excess, 0.0) if passed else excess, spent)
 
     def loss_interval(self, graph_sha256: str) -> LossInterval | None:
         """Between which bounds a graph's loss would lie on other images; None where its matches were not kept.
@@ -175,11 +188,6 @@ class Meter:
         # Boxes and masks share it: a plan that keeps the limit may be dropped for either.
         share = alpha / len(self._records)
         return {iou_type: EarlyRejection(records, limit, share) for iou_type, records in self._records.items()}
-
-    def _certifies(self, accuracies: Mapping[IouType, float]) -> bool:
-        watched = {one.value: accuracy for one, accuracy in accuracies.items()} if len(accuracies) > 1 else {}
-        measured = replace(self.baseline, accuracy=next(iter(accuracies.values())), watched=watched)
-        return passes(self._criterion, self.baseline, measured)
 
     def _keep_baseline(self, records: _Records) -> None:
         self._records = records

@@ -137,7 +137,7 @@ def _tune(job: TuningJob, clock: Clock, held: ExitStack) -> TuningResult:
     runner = TrialRunner(
         model,
         engine,
-        meter.measure,
+        partial(meter.measure, foretell=search.foretell),
         study,
         TrialWatcher(config.tuning, baseline, study.trials, clock.progress, job.callbacks),
         # neural-compressor makes another graph each time, so the one that was measured is kept.

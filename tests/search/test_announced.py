@@ -38,6 +38,39 @@ def test_it_proposes_what_it_proposes_in_silence(wanted: int) -> None:
         assert len(told) == len(set(told)) <= wanted + 1
 
 
+def test_what_is_foretold_is_followed() -> None:
+    announced: list[list[Proposal]] = []
+    make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
+    foresight = foresight_of(OPS[:20])
+    search = Announced(make, foresight, wanted=lambda: 2, announce=lambda told: announced.append(list(told)))
+    foretold: Proposal | None = None
+    hits = []
+    while (proposal := search.propose()) is not None:
+        if foretold is not None:
+            hits.append(foretold == proposal)
+        before = len(announced)
+        search.foretell(monotone(proposal))
+        foretold = announced[-1][0] if len(announced) > before else None
+        search.record(proposal, monotone(proposal))
+    assert len(hits) >= 5
+    assert all(hits)
+
+
+def test_nothing_is_foretold_of_what_was_not_proposed() -> None:
+    announced: list[list[Proposal]] = []
+    make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
+    search = Announced(make, foresight_of(OPS[:20]), wanted=lambda: 2, announce=lambda told: announced.append(list(told)))
+    proposal = search.propose()
+    assert proposal is not None
+    search.record(proposal, monotone(proposal))
+    before = len(announced)
+    search.foretell(monotone(proposal))
+    search.propose()
+    search.end()
+    search.foretell(monotone(proposal))
+    assert announced[before + 2 :] == [[]]
+
+
 def test_most_of_what_follows_was_announced() -> None:
     proposals, announced, _ = run(3)
     hits = [proposal in told for proposal, told in zip(proposals[1:], announced[1::2], strict=False)]

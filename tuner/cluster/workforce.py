@@ -18,7 +18,7 @@ from tuner.cluster.jobs import Call, Job
 from tuner.cluster.pool import Pool, PoolSettings
 from tuner.cluster.recipe import FoundRange, Recipe, Stored
 from tuner.cluster.scheduler import HANG_S, PATIENCE_S, Scheduler
-from tuner.cluster.shards import UNKNOWN_S, most_ranges
+from tuner.cluster.shards import LONGEST_S, UNKNOWN_S, most_ranges
 from tuner.cluster.worker import GRAPHS_KEPT
 from tuner.detections import Detections
 from tuner.engine import Engine
@@ -220,9 +220,9 @@ class ClusterWorkforce:
     def _left_for_latency(self, finding: Job) -> int:
         """How many calls the other nodes answer while one takes latency; none where there is no other node."""
         nodes = len(self._pool.hosts)
-        images_meanwhile = (
-            self._latency_s * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
-        )
+        # What the pinned node has begun has to end first.
+        meanwhile_s = self._latency_s + max(LONGEST_S, self.image_s)
+        images_meanwhile = meanwhile_s * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
         left = 0
         for call in reversed(finding.calls):
             images_meanwhile -= len(call.arguments[-1])

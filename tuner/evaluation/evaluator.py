@@ -38,7 +38,7 @@ class EvalFunction(Protocol):
 
 
 Keep = Callable[[Mapping[IouType, MatchRecords]], None]
-Certify = Callable[[Mapping[IouType, float]], bool]
+Certify = Callable[[Measurement], bool]
 Rejections = Mapping[IouType, EarlyRejection]
 NO_REJECTIONS: Rejections = MappingProxyType({})
 
@@ -55,7 +55,8 @@ class Evaluator(Protocol):
     ) -> Measurement | Rejection:
         """Measure in full, or drop the graph at one of the looks of `rejections`; without them it is measured in full.
 
-        certify: given the accuracies, whether they must come from the authority on the metric.
+        certify: given what our own accumulation says of the graph, without other metrics than those that the criterion
+        watches, whether they must come from the authority on the metric.
         rejections: of what is compared, the rule of when to drop; all with the same looks.
         keep: is given the match records of a graph measured in full, in the order that `rejections` want the
         baseline's in; not called where accuracy does not come from matches.
@@ -67,7 +68,7 @@ class Evaluator(Protocol):
 
 def measure_fully(evaluator: Evaluator, model: DetectionModel, keep: Keep | None = None) -> Measurement:
     """Measure a graph on every image, by the authority on the metric. See `Evaluator`."""
-    found = evaluator.evaluate(model, lambda accuracies: True, keep=keep)
+    found = evaluator.evaluate(model, lambda expected: True, keep=keep)
     if isinstance(found, Rejection):
         raise TypeError("an evaluator dropped a graph without a rule to drop it by")
     return found
@@ -122,24 +123,31 @@ class CocoEvaluator:
                             return replace(rejected, elapsed_s=time.perf_counter() - started)
             latency = graph.latency()
         records = {iou_type: self._records(of_type) for iou_type, of_type in matches.items()}
-        told = {one: _mean_average_precision(of_one) for one, of_one in records.items()}
-        backend = CocoBackend.PYCOCOTOOLS if certify(told) else CocoBackend.FASTER
+        first, *others = images.iou_types
+
+        def measured(accuracies: Mapping[IouType, float], metrics: Mapping[str, float]) -> Measurement:
+            return Measurement(
+                accuracy=accuracies[first],
+                images=total,
+                latency_ms=latency.median_ms,
+                latency_p90_ms=latency.p90_ms,
+                size_bytes=model.size_bytes,
+                elapsed_s=time.perf_counter() - started,
+                metrics=metrics,
+                watched={one.value: accuracies[one] for one in images.iou_types} if others else {},
+            )
+
+        expected = measured({one: _mean_average_precision(of_one) for one, of_one in records.items()}, {})
+        backend = CocoBackend.PYCOCOTOOLS if certify(expected) else CocoBackend.FASTER
         figures = {one: self._workers.metrics(images, detections, backend, one).figures for one in images.iou_types}
         if keep is not None:
             keep(records)
-        first, *others = images.iou_types
-        return Measurement(
-            accuracy=figures[first]["mAP"],
-            images=total,
-            latency_ms=latency.median_ms,
-            latency_p90_ms=latency.p90_ms,
-            size_bytes=model.size_bytes,
-            elapsed_s=time.perf_counter() - started,
-            metrics={
+        return measured(
+            {one: of_one["mAP"] for one, of_one in figures.items()},
+            {
                 **figures[first],
                 **{f"{one.value}_{name}": value for one in others for name, value in figures[one].items()},
             },
-            watched={one.value: figures[one]["mAP"] for one in images.iou_types} if others else {},
         )
 
     def _tell_look(self, images: int, iou_type: IouType, found: LossInterval) -> None:

@@ -29,10 +29,12 @@ class Announced:
         self._foresight = Remembered(foresight)
         self._search = make(self._foresight.for_search)
         self._recorded: list[tuple[Proposal, Outcome]] = []
+        self._proposed: Proposal | None = None
 
     def propose(self) -> Proposal | None:
         """The next plan to try; see `Search`."""
-        proposal, wanted = self._search.propose(), self._wanted()
+        self._proposed = proposal = self._search.propose()
+        wanted = self._wanted()
         if wanted and proposal is not None:
             # At once, since to play ahead takes a while.
             self._announce([proposal])
@@ -41,12 +43,25 @@ class Announced:
             self._announce([proposal, *(one for one in following if one != proposal)])
         return proposal
 
+    def foretell(self, outcome: Outcome) -> None:
+        """What will all but surely be recorded of the proposed plan: announce what follows then."""
+        wanted = self._wanted()
+        if wanted and self._proposed is not None:
+            # Nothing that takes long: whoever foretells has more to do.
+            foresight = self._foresight.for_ahead(0)
+            known = [*self._recorded, (self._proposed, outcome)]
+            following = likely_next(lambda: self._make(foresight), known, wanted)
+            if following:
+                self._announce(following)
+
     def end(self) -> None:
         """Announce that nothing follows."""
+        self._proposed = None
         self._announce([])
 
     def record(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how a proposal went; see `Search`."""
+        self._proposed = None
         self._recorded.append((proposal, outcome))
         self._search.record(proposal, outcome)
 
