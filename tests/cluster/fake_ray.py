@@ -32,11 +32,12 @@ class Reference:
 
 @dataclass(eq=False)
 class Actor:
-    """A worker. pending: calls that it was handed, in order."""
+    """A worker. pending: calls that it was handed, in order. readying: what it does beside them."""
 
     node: "Node"
     is_dead: bool = False
     pending: list[Reference] = field(default_factory=list)
+    readying: list[Reference] = field(default_factory=list)
 
     @property
     def facts(self) -> Any:
@@ -47,6 +48,14 @@ class Actor:
         method = SimpleNamespace(remote=self._call)
         method.options = lambda **options: method
         return method
+
+    @property
+    def get_ready(self) -> Any:
+        return SimpleNamespace(remote=self._get_ready)
+
+    def _get_ready(self, argument: Any) -> Reference:
+        self.readying.append(Reference(argument))
+        return self.readying[-1]
 
     def _call(self, argument: Any) -> Reference:
         self.node.handed.append(argument)
@@ -63,7 +72,7 @@ class Actor:
 
     def die(self) -> None:
         self.is_dead = True
-        for reference in self.pending:
+        for reference in self.pending + self.readying:
             reference.answer(ActorDiedError())
 
 

@@ -298,6 +298,59 @@ def test_what_is_alone_waits_for_its_node_and_keeps_it_free(start: Start) -> Non
     assert list(scheduler.results(finding)) == [2 * number for number in range(7)]
 
 
+def timed(number: int) -> Job:
+    return Job([Call("find", (number,), "latency", beforehand="get_ready")], is_alone=True)
+
+
+def test_what_is_alone_is_made_ready_while_its_node_still_works(start: Start) -> None:
+    node = Node("driver", cpus=2)
+    scheduler = start(node)
+    finding = scheduler.submit(job(4))
+    until(lambda: pending(node) == [0, 2, 1, 3])
+    timing = scheduler.submit(timed(100))
+    until(lambda: node.living[0].readying)
+    assert not node.living[1].readying
+    node.answers = doubled
+    answer_until(lambda: not node.pending, node)
+    assert list(scheduler.results(finding)) == [0, 2, 4, 6]
+    time.sleep(0.1)
+    assert 100 not in node.handed
+    node.living[0].readying[0].answer(None)
+    assert list(scheduler.results(timing)) == [200]
+    assert [len(actor.readying) for actor in node.living] == [1, 0]
+
+
+def test_an_idle_node_need_not_be_made_ready(start: Start) -> None:
+    node = Node("driver", answers=doubled)
+    scheduler = start(node)
+    assert list(scheduler.results(scheduler.submit(timed(100)))) == [200]
+    assert not node.living[0].readying
+
+
+def test_who_dies_while_made_ready_is_not_asked_for_that_again(start: Start) -> None:
+    node = Node("driver")
+    scheduler = start(node)
+    finding = scheduler.submit(job(1))
+    until(lambda: pending(node) == [0])
+    timing = scheduler.submit(timed(100))
+    until(lambda: node.living[0].readying)
+    node.answers = doubled
+    node.living[0].die()
+    assert list(scheduler.results(finding)) == [0]
+    assert list(scheduler.results(timing)) == [200]
+    assert len(node.actors) == 2
+    assert not node.living[0].readying
+
+
+def test_latency_is_taken_on_the_smallest_of_the_others_nodes(start: Start) -> None:
+    large, small = Node("large", cpus=3), Node("small", cpus=1)
+    scheduler = start(large, small)
+    until(lambda: scheduler.workers == 4)
+    scheduler.submit(timed(100))
+    until(lambda: pending(small) == [100])
+    assert pending(large) == []
+
+
 def test_latency_goes_on_elsewhere_when_its_node_is_lost(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     pinned, other = Node("driver"), Node("other")
     scheduler = start(other, pinned)

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tuner.cluster import worker as working
@@ -17,7 +18,10 @@ class Runner:
     """A session that tells whether it is closed."""
 
     def __init__(self, model: Any, *threads: int) -> None:
-        self.model, self.is_closed = model, False
+        self.model, self.is_closed, self.runs = model, False, 0
+
+    def run(self, image: Any) -> None:
+        self.runs += 1
 
     def close(self) -> None:
         self.is_closed = True
@@ -65,6 +69,22 @@ def test_the_graph_that_was_not_used_for_longest_is_closed(monkeypatch: pytest.M
             runners.append(loaded.runner)
     assert [runner.is_closed for runner in runners] == [False, True, *[False] * (GRAPHS_KEPT - 2), False, False]
     assert set(recipes.made.values()) == {1}
+
+
+def test_latency_is_taken_in_the_session_that_was_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Recipes(monkeypatch)
+    monkeypatch.setattr(working, "trial_latency", lambda runner, image: runner)
+    worker, image, threads = Worker(1, 0, 0), np.zeros((1, 2, 2, 3)), (2, 0)
+    worker.prepare_latency(Recipe("first"), image, threads)
+    first: Any = worker.latency(Recipe("first"), image, threads)
+    assert (first.model, first.runs, first.is_closed) == ("first", 1, False)
+    unprepared: Any = worker.latency(Recipe("second"), image, threads)
+    assert (unprepared.model, unprepared.runs, unprepared.is_closed) == ("second", 0, False)
+    assert first.is_closed
+    worker.prepare_latency(Recipe("bad"), image, threads)
+    assert unprepared.is_closed
+    failure = worker.latency(Recipe("bad"), image, threads)
+    assert isinstance(failure, Failure)
 
 
 def test_all_who_wait_for_a_graph_are_told_why_there_is_none_and_may_ask_again(

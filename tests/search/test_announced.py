@@ -59,7 +59,9 @@ def test_what_is_foretold_is_followed() -> None:
 def test_nothing_is_foretold_of_what_was_not_proposed() -> None:
     announced: list[list[Proposal]] = []
     make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
-    search = Announced(make, foresight_of(OPS[:20]), wanted=lambda: 2, announce=lambda told: announced.append(list(told)))
+    search = Announced(
+        make, foresight_of(OPS[:20]), wanted=lambda: 2, announce=lambda told: announced.append(list(told))
+    )
     proposal = search.propose()
     assert proposal is not None
     search.record(proposal, monotone(proposal))

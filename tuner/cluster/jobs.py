@@ -11,6 +11,7 @@ from typing import Any
 class Call:
     """A method of a worker to be called. keeps: what the worker then has and need not fetch again. told: in words.
 
+    beforehand: a method that takes the same arguments and may be called first, beside other calls, to save time.
     deaths: how many workers were lost with it. lost_on: by node, the last of them there, and why. unreadable_on: by
     node, why it cannot read the images.
     """
@@ -19,6 +20,7 @@ class Call:
     arguments: Sequence[Any]
     told: str
     keeps: object = None
+    beforehand: str = ""
     deaths: int = 0
     lost_on: dict[str, tuple[Any, str]] = field(default_factory=dict)
     unreadable_on: dict[str, str] = field(default_factory=dict)

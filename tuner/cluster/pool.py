@@ -72,11 +72,15 @@ class Hired:
         if call.keeps is not None:
             self.had.add(call.keeps)
 
+    def prepare(self, method: str, arguments: Sequence[Any]) -> None:
+        """Let it make something ready beside its calls; one thing at a time."""
+        self.preparing = getattr(self.actor, method).remote(*arguments)
+        self.prepares_since = time.monotonic()
+
     def prepare_next(self) -> None:
         """Let it make the next graph ready, if there is one and it makes none."""
-        if self.preparing_s() is None and self.to_prepare:
-            self.preparing = self.actor.prepare.remote(*self.to_prepare.popleft())
-            self.prepares_since = time.monotonic()
+        if self.to_prepare and self.preparing_s() is None:
+            self.prepare("prepare", self.to_prepare.popleft())
 
     @property
     def is_idle(self) -> bool:
@@ -105,6 +109,7 @@ class Pool:
         self._deaths: Counter[str] = Counter()
         self._looked_at = 0.0
         self._alive: set[str] = set()
+        self._cpus: dict[str, int] = {}
         self.refused: dict[str, str] = {}
         # Workers that are no more, whose calls somebody has to take over.
         self.gone: list[Hired] = []
@@ -134,7 +139,10 @@ class Pool:
 
     @property
     def pinned(self) -> str:
-        """The node on which latency is taken: the driver's own where that has workers, and one for the whole run."""
+        """The node on which latency is taken, one for the whole run: the driver's own where that has workers.
+
+        Otherwise the one with the fewest CPUs, since all of them are idle meanwhile.
+        """
         nodes, now = self.hosts, time.monotonic()
         if self._pinned in nodes:
             self._pinned_at = now
@@ -142,7 +150,7 @@ class Pool:
         is_lost = self._pinned not in self._alive - self.refused.keys() or now - self._pinned_at > PINNED_FOR_S
         if is_lost and nodes:
             own = ray.get_runtime_context().get_node_id()
-            chosen = own if own in nodes else next(iter(nodes))
+            chosen = own if own in nodes else min(nodes, key=lambda node_id: self._cpus[node_id])
             if self._pinned:
                 _log.warning("the node that latency was taken on is lost; from here on it is %s", nodes[chosen])
             self._pinned, self._pinned_at = chosen, now
@@ -209,6 +217,7 @@ class Pool:
             self.lose(worker, "was lost with its node")
         for node in nodes:
             cpus, node_id = _cpus(node), node["NodeID"]
+            self._cpus[node_id] = cpus
             if cpus < 1 or node_id in self.refused:
                 continue
             wanted = math.ceil(cpus / self._settings.cpus)
@@ -263,6 +272,16 @@ def in_one_line(error: BaseException) -> str:
     """The last line of what Ray tells, where the cause is, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].partition(" Some common causes include")[0] if lines else type(error).__name__
+
+
+def answered(references: Sequence[Any], wait_s: float) -> set[Any]:
+    """Which of these have a result; waits a little for the first."""
+    if not references:
+        return set()
+    done, _ = ray.wait(references, num_returns=1, timeout=wait_s)
+    if done:
+        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
+    return set(done)
 
 
 def _cpus(node: Mapping[str, Any]) -> int:

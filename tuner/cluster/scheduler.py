@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from tuner.cluster.jobs import Call, Handed, Job
-from tuner.cluster.pool import Hired, Pool, in_one_line
+from tuner.cluster.pool import Hired, Pool, answered, in_one_line
 from tuner.cluster.recipe import Failure
 from tuner.errors import ClusterError, DatasetError, EvaluationError
 
@@ -147,9 +147,9 @@ class Scheduler:
                     self._changed.notify_all()
                     if not references:
                         self._changed.wait(_WAIT_S if self._jobs else 0.2)
-                answered = _answered(references)
+                done = answered(references, _WAIT_S)
                 with self._changed:
-                    self._collect(answered)
+                    self._collect(done)
         except BaseException as error:
             with self._changed:
                 self._broken = ClusterError(f"the cluster is lost: {in_one_line(error)}")
@@ -183,8 +183,14 @@ class Scheduler:
             return ""
         pinned = self._pool.pinned
         there = [worker for worker in self._pool if worker.node_id == pinned]
-        if job.waiting and there and all(worker.is_idle for worker in there):
-            there[0].give(job, job.waiting.popleft())
+        if job.waiting and there:
+            call = job.calls[job.waiting[0]]
+            if all(worker.is_idle for worker in there):
+                there[0].give(job, job.waiting.popleft())
+            elif call.beforehand and there[0].preparing_s() is None:
+                there[0].prepare(call.beforehand, call.arguments)
+                # Once: what a worker dies of then is not the call's fault yet.
+                call.beforehand = ""
         return pinned
 
     def _give_next(self, worker: Hired, window: int, *, is_queued: bool) -> None:
@@ -205,11 +211,11 @@ class Scheduler:
         failed_on = call.unreadable_on.keys() | call.lost_on.keys()
         return worker.node_id not in failed_on or self._pool.hosts.keys() <= failed_on
 
-    def _collect(self, answered: Collection[Any]) -> None:
+    def _collect(self, done: Collection[Any]) -> None:
         now = time.monotonic()
         limit_s = max(self._hang_s, HANG_FACTOR * self._longest_s)
         for worker in list(self._pool):
-            for handed in [one for one in worker.given if one.reference in answered]:
+            for handed in [one for one in worker.given if one.reference in done]:
                 if worker not in self._pool.gone:  # lost since, with all its calls
                     worker.given.remove(handed)
                     self._take(worker, handed, now)
@@ -288,13 +294,3 @@ class Scheduler:
             self.cancel(job)
         for worker in self._pool:
             worker.to_prepare.clear()
-
-
-def _answered(references: Sequence[Any]) -> set[Any]:
-    """Which of these have a result; waits a little for the first."""
-    if not references:
-        return set()
-    done, _ = ray.wait(references, num_returns=1, timeout=_WAIT_S)
-    if done:
-        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
-    return set(done)

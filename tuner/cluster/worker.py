@@ -63,6 +63,7 @@ class Worker:
         self._lock = threading.Lock()
         self._values: OrderedDict[str, Any] = OrderedDict()
         self._graphs: OrderedDict[str, Future[_Loaded]] = OrderedDict()
+        self._timed: tuple[str, ModelRunner] | None = None
 
     def facts(self) -> NodeFacts:
         """What results depend on here."""
@@ -87,14 +88,24 @@ class Worker:
             lambda: observe(ray.get(stored.reference), tensors, [ray.get(image.reference) for image in images])
         )
 
+    @ray.method(concurrency_group=PREPARING)  # type: ignore[untyped-decorator]
+    def prepare_latency(self, recipe: Recipe, image: NDArray[Any], threads: tuple[int, int]) -> None:
+        """Make the session of which latency is to be taken, and run it once; see `prepare`."""
+        _told(lambda: self._timed_session(recipe, threads).run(image))
+
     def latency(self, recipe: Recipe, image: NDArray[Any], threads: tuple[int, int]) -> LatencyFigures | Failure:
         """How long one run of a graph takes, on [1, H, W, 3]."""
+        return _told(lambda: trial_latency(self._timed_session(recipe, threads), image))
 
-        def measure() -> LatencyFigures:
-            with self._graph(recipe) as loaded, ModelRunner(loaded.model, *threads) as runner:
-                return trial_latency(runner, image)
-
-        return _told(measure)
+    def _timed_session(self, recipe: Recipe, threads: tuple[int, int]) -> ModelRunner:
+        """A session of its own, which is closed when the next one is wanted: nobody waits for that."""
+        if self._timed is None or self._timed[0] != recipe.key:
+            if self._timed is not None:
+                self._timed[1].close()
+                self._timed = None
+            with self._graph(recipe) as loaded:
+                self._timed = recipe.key, ModelRunner(loaded.model, *threads)
+        return self._timed[1]
 
     def curves(self, part: Stored, backend: CocoBackend) -> CategoryCurves | Failure:
         """The curves of some categories over all images."""

@@ -122,9 +122,11 @@ class ClusterWorkforce:
         """See `Workers`: the graph itself stays here, unless nobody knows how it is made."""
         recipe = self._recipe(model)
         finding = None if images is None else self._find(recipe, images, _NOW)
-        calls = [] if image is None else [Call("latency", (recipe, image, self._threads), "latency")]
+        latency = Call("latency", (recipe, image, self._threads), "latency", beforehand="prepare_latency")
         left = 0 if finding is None else self._left_for_latency(finding)
-        timing = self._scheduler.submit(Job(calls, after=finding, left=left, is_alone=True))
+        timing = self._scheduler.submit(
+            Job([] if image is None else [latency], after=finding, left=left, is_alone=True)
+        )
         try:
             yield _Running(self, model, finding, timing)
         finally:

@@ -200,5 +200,5 @@ def trial_latency(runner: ModelRunner, image: NDArray[np.generic]) -> LatencyFig
 
     (first,) = measure_latency([run], warmup=1, iterations=1)
     runs = iterations_within(LATENCY_BUDGET_S, first.median_ms, fewest=FEWEST_RUNS, most=MOST_RUNS)
-    (figures,) = measure_latency([run], warmup=1, iterations=runs)
+    (figures,) = measure_latency([run], warmup=0, iterations=runs)
     return figures
