@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tuner.cluster.recipe import FoundRange
 from tuner.cluster.workforce import MOST_PARTS
@@ -24,7 +23,6 @@ from tuner.evaluation.early_rejection import EarlyRejection, LossLimit
 from tuner.evaluation.match_records import match_records, mean_average_precision
 from tuner.evaluation.workers import EvaluationImages, Found, matched, trial_latency
 from tuner.graph.postprocess import optimize_postprocess
-from tuner.model.detection_model import DetectionModel
 from tuner.model.loading import load_model
 from tuner.model.runner import ModelRunner
 from tuner.precision import FP32, INT8, PrecisionPlan
@@ -43,7 +41,8 @@ class Costs:
     """Seconds, unless the name says otherwise; of an int8 graph of one detector.
 
     image_s: decode, detect with one thread and match. decode_s, match_s: parts of it. lower_s: a plan becomes a graph.
-    session_s: of a graph, with what its first run takes longer than others. latency_s: to measure it.
+    session_s: of a graph, with what its first run takes longer than others. latency_s: to measure it, in a session that
+    ran once.
     merge_s: to unpack and keep what was found in one image.
     own_s: our own mAP of SET images. look_s: an early look at 2,000 of them.
     faster_s, certify_s: COCO's figures of SET images by faster-coco-eval and pycocotools, in one process.
@@ -137,7 +136,9 @@ def measure(of: Subject, size: Callable[[object], int], thaw: Callable[[object],
         with timed(matching):
             found.append(matched(truth, detections, images.category_ids, images.iou_types))
     runner.close()
-    latency_s, _ = took(_latency, graph, first[np.newaxis])
+    with ModelRunner(graph, 1) as timed_runner:
+        timed_runner.run(first[np.newaxis])
+        latency_s, _ = took(trial_latency, timed_runner, first[np.newaxis])
     result = FoundRange(graph.sha256, found, 1.0)
     unpack = thaw(result)
     merge_s = statistics.median(took(unpack)[0] for _ in range(5)) / len(found)
@@ -157,11 +158,6 @@ def measure(of: Subject, size: Callable[[object], int], thaw: Callable[[object],
         source_bytes=size(of.source),
         graph_bytes=graph.size_bytes,
     )
-
-
-def _latency(graph: DetectionModel, image: NDArray[np.generic]) -> None:
-    with ModelRunner(graph, 1) as runner:
-        trial_latency(runner, image)
 
 
 def _of_many(images: EvaluationImages, found: list[Found]) -> dict[str, Any]:

@@ -168,15 +168,14 @@ class Play:
     def spread(self, calls: int, call_s: float) -> _Job:
         """Begin with calls that do something else, at most one for each process, in a thread that is theirs."""
         job = _Job(-1, deque([0] * calls), 0)
-        slots = self._cluster.slots
         for process in self._processes[:calls]:
             job.waiting.popleft()
             self.now_s += self._driver.give_s
             spent_s = call_s * process.slowness
             self.spent_s[job.graph] += spent_s
             if process.running:
-                process.owed += [spent_s / slots] * slots
-                spent_s *= (slots + 1) / slots
+                self._owe(process, spent_s)
+                spent_s *= 1 + 1 / self._cluster.slots
             until_s = self.now_s + spent_s + self._driver.trip_s
             heapq.heappush(self._ending, _Call(until_s, next(self._numbers), process, job, 0, 0.0))
         return self._add(job)
@@ -189,8 +188,18 @@ class Play:
         """Make a graph beside the calls, in all processes that have not got it."""
         for process in self._processes:
             if graph not in process.ready:
-                made_s = self._keep(process, graph, self.now_s)
-                process.owed += [made_s / self._cluster.slots] * self._cluster.slots
+                self._owe(process, self._keep(process, graph, self.now_s))
+
+    def prepare_latency(self) -> float:
+        """Make the session that latency is taken in, beside the calls of the first process; until when."""
+        first = self._processes[0]
+        made_s = (self._costs.session_s + self._costs.image_s) * first.slowness
+        self._owe(first, made_s)
+        return self.now_s + made_s
+
+    def _owe(self, process: _Process, spent_s: float) -> None:
+        slots = self._cluster.slots
+        process.owed += [spent_s / slots] * slots
 
     def cancel(self, job: _Job) -> None:
         """What runs ends after its image."""
@@ -380,7 +389,8 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
     meanwhile = meanwhile_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
     play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
     play.reserve(is_reserved=True)
-    play.until(lambda: is_found() is not None and play.is_free)
+    prepared_s = play.prepare_latency()
+    play.until(lambda: is_found() is not None and play.is_free and play.now_s >= prepared_s)
     ends_s = play.now_s + costs.latency_s
     while play.now_s < ends_s:
         play.until(is_found, ends_s)
