@@ -319,7 +319,7 @@ def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
     found_s = _find(play, job, costs, cluster)
     latency_s = play.now_s
     _own(play, costs, images)
-    _figures(play, costs, cluster, images)
+    _figures(play, costs, cluster, images, certify=False)
     ideal_s = images * costs.image_s / play.capacity
     made_s = costs.lower_s + costs.session_s + costs.image_s
     parts = {
@@ -357,7 +357,8 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
         _find(play, right, costs, cluster)
         _own(play, costs, images)
         play.cancel(begun.pop(2 * number + 1))
-        _figures(play, costs, cluster, images)
+        # As if every second one passed.
+        _figures(play, costs, cluster, images, certify=number % 2 == 1)
         ended.append((play.now_s, play.spent_s.copy()))
     (first_s, before), (last_s, after) = ended[0], ended[-1]
     counted = STREAM - 1
@@ -390,12 +391,10 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
     play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
     play.reserve(is_reserved=True)
     prepared_s = play.prepare_latency()
-    play.until(lambda: is_found() is not None and play.is_free and play.now_s >= prepared_s)
-    ends_s = play.now_s + costs.latency_s
-    while play.now_s < ends_s:
-        play.until(is_found, ends_s)
-        if is_found():
-            play.until(lambda: False, ends_s)
+    play.until(lambda: is_found() is not None and play.is_free)
+    for ends_s in (prepared_s, max(play.now_s, prepared_s) + costs.latency_s):
+        # The moment when all is found is kept on the way.
+        play.until(lambda: is_found() and False, ends_s)
     play.reserve(is_reserved=False)
     play.until(is_found)
     return found[0]
@@ -406,15 +405,16 @@ def _own(play: Play, costs: Costs, images: int) -> None:
     play.until(lambda: False, play.now_s + costs.own_s * images / SET)
 
 
-def _figures(play: Play, costs: Costs, cluster: Cluster, images: int) -> None:
-    """COCO's figures by pycocotools, which takes longest, spread as `ClusterWorkforce.metrics` does it."""
+def _figures(play: Play, costs: Costs, cluster: Cluster, images: int, *, certify: bool) -> None:
+    """COCO's figures, spread as `ClusterWorkforce.metrics` does it. certify: by pycocotools, as those that pass."""
+    whole_s, part_s = (costs.certify_s, costs.certify_part_s) if certify else (costs.faster_s, costs.faster_part_s)
     share = images / SET
     if cluster.processes == 1 or images < MANY_IMAGES:
-        play.until(lambda: False, play.now_s + costs.certify_s * share)
+        play.until(lambda: False, play.now_s + whole_s * share)
         return
     play.until(lambda: False, play.now_s + costs.tables_s * share)
     parts = min(cluster.processes, costs.parts, MOST_PARTS)
-    job = play.spread(parts, max(costs.certify_part_s, (costs.certify_s - costs.tables_s) / parts) * share)
+    job = play.spread(parts, max(part_s, (whole_s - costs.tables_s) / parts) * share)
     play.until(lambda: not job.left)
 
 

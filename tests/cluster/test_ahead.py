@@ -9,7 +9,7 @@ from tests.cluster.conftest import SHAPES, Nodes
 from tuner import tune
 from tuner.cluster.workforce import ClusterWorkforce
 from tuner.report.result import TuningResult
-from tuner.trial import CompletedTrial
+from tuner.trial import CompletedTrial, Proposal
 
 SETTINGS: dict[str, Any] = {
     "model": {"name": "shapes", "framework": "tensorflow"},
@@ -56,17 +56,20 @@ def told(result: TuningResult) -> list[tuple[object, ...]]:
 def test_trials_are_those_of_one_machine(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes.add("first")
     nodes.add("second")
-    expected: list[int] = []
+    expected: list[list[Proposal]] = []
     expect = ClusterWorkforce.expect
 
     def counted(self: ClusterWorkforce, proposals: Any, images: Any) -> None:
-        expected.append(len(proposals))
+        expected.append(list(proposals))
         expect(self, proposals, images)
 
     monkeypatch.setattr(ClusterWorkforce, "expect", counted)
     on_cluster = run(tmp_path / "cluster", cluster="auto")
     # Begun ahead: at least one more than the one that was asked for.
-    assert max(expected) > 1
+    assert max(map(len, expected)) > 1
+    # What is asked for is announced by itself; before it came what was foretold.
+    asked = [index for index, proposals in enumerate(expected) if index and len(proposals) == 1]
+    assert [expected[index - 1][0] for index in asked] == [expected[index][0] for index in asked]
     here = run(tmp_path / "here")
     assert len(here.trials) == 5
     assert told(on_cluster) == told(here)

@@ -214,6 +214,8 @@ def test_as_on_one_machine(folder: Path) -> None:
     assert there.trials == here.trials
     assert there.files == here.files
     assert _shown(there.stdout) == _shown(here.stdout)
+    # Ray's own line about it is not for those who use a cluster for one run.
+    assert "Token" not in there.stderr
 
 
 def _shown(stdout: str) -> list[str]:

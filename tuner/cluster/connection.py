@@ -38,6 +38,9 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     # What Ray tells of lost nodes, twenty lines of it, goes to stdout; the pool tells it in one line.
     told = ray_worker._worker_logs_enabled
     ray_worker._worker_logs_enabled = False
+    # With `configure_logging` off, nobody else tells Ray how much to say, which has a line about each token.
+    log, level = logging.getLogger("ray"), logging.getLogger("ray").level
+    log.setLevel(logging.ERROR)
     # A terminal that closes tells its whole group; what is started here ends after the run, as Ray has it for Ctrl-C.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
@@ -56,6 +59,7 @@ def connected(address: ClusterAddress) -> Iterator[None]:
     finally:
         ray.shutdown()
         ray_worker._worker_logs_enabled = told
+        log.setLevel(level)
         _handle_again(before)
 
 
