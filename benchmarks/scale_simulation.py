@@ -18,7 +18,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
@@ -38,6 +38,8 @@ PLAYED = (50_000, 100_000)
 IMAGE_SPREAD, NODE_SPREAD, SLOW_SHARE, SLOWER = 0.2, 0.05, 0.01, 1.5
 # Candidates of a stream, the first of which does not count; and how often the plan that was begun first is the next.
 STREAM, FIRST_IS_RIGHT = 9, 0.6
+# So long the driver plays a search ahead.
+AHEAD_S = 0.2
 SEEDS = (0, 1, 2)
 
 
@@ -57,13 +59,15 @@ class Driver:
 class Cluster:
     """workers: calls that are worked on at a time, in processes of `slots` each, on `nodes` machines.
 
-    image_s: what the driver thinks an image takes when it cuts.
+    image_s: what the driver thinks an image takes when it cuts. is_apart: latency is taken on a node of one CPU more,
+    which does nothing else.
     """
 
     workers: int
     slots: int
     nodes: int
     image_s: float
+    is_apart: bool = False
 
     @property
     def processes(self) -> int:
@@ -150,7 +154,7 @@ class Play:
         nodes = [i * cluster.nodes // cluster.processes for i in range(cluster.processes)]
         self._processes = [_Process(node, slowness[node]) for node in nodes]
         # What they can do: that some are slow is no overhead.
-        self.capacity = sum(cluster.slots / process.slowness for process in self._processes)
+        self.capacity = sum(cluster.slots / process.slowness for process in self._processes) + cluster.is_apart
         self._sizes = list(sizes(images, cluster))
         self._jobs: list[_Job] = []
         self._ending: list[_Call] = []
@@ -310,6 +314,7 @@ def sizes(images: int, cluster: Cluster) -> Iterator[int]:
             start = stop
 
 
+@cache
 def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int) -> Outcome:
     """One candidate, from plan to figures, on workers that wait for it."""
     play = Play(costs, driver, cluster, images, seed)
@@ -331,6 +336,7 @@ def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
     return Outcome(play.now_s, ideal_s, parts)
 
 
+@cache
 def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: int) -> Outcome:
     """A candidate of a search, when two plans are always begun ahead, one of which is asked for next.
 
@@ -343,19 +349,18 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
         # What is asked for has an even number, the other one an odd number.
         right = begun.pop(2 * number, None) or play.submit(2 * number, 1)
         right.rank = 1
-        for job in begun.values():
-            play.cancel(job)
         following = [2 * number + 2, 2 * number + 1]
         if chance.random() > FIRST_IS_RIGHT:
             following.reverse()
         begun = {graph: play.submit(graph, rank) for rank, graph in enumerate(following, start=2)}
-        play.until(lambda: False, play.now_s + 2 * costs.image_s)
+        play.until(lambda: False, play.now_s + AHEAD_S)
         for graph in following:
             play.prepare(graph)
         play.until(lambda: False, play.now_s + costs.lower_s)
         right.rank = 0
         _find(play, right, costs, cluster)
         _own(play, costs, images)
+        play.until(lambda: False, play.now_s + AHEAD_S)
         play.cancel(begun.pop(2 * number + 1))
         # As if every second one passed.
         _figures(play, costs, cluster, images, certify=number % 2 == 1)
@@ -369,7 +374,7 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
     parts = {
         "making the graph": made_s,
         "plans begun in vain": wasted / counted / cluster.workers,
-        "latency": costs.latency_s / cluster.nodes,
+        "latency": 0.0 if cluster.is_apart else costs.latency_s / cluster.nodes,
         "mAP": (after[-1] - before[-1]) / counted / cluster.workers,
     }
     parts["waiting"] = wall_s - ideal_s - sum(parts.values())
@@ -387,11 +392,15 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
 
     # As `ClusterWorkforce` has it: what the other nodes do while one takes latency, for as long as it took last time.
     meanwhile_s = costs.latency_s + max(LONGEST_S, cluster.image_s)
-    meanwhile = meanwhile_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
+    elsewhere = cluster.workers if cluster.is_apart else cluster.workers * (1 - 1 / cluster.nodes)
+    meanwhile = meanwhile_s * elsewhere / cluster.image_s
     play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
-    play.reserve(is_reserved=True)
-    prepared_s = play.prepare_latency()
-    play.until(lambda: is_found() is not None and play.is_free)
+    if cluster.is_apart:
+        prepared_s = play.now_s + costs.lower_s + costs.session_s + costs.image_s
+    else:
+        play.reserve(is_reserved=True)
+        prepared_s = play.prepare_latency()
+        play.until(lambda: is_found() is not None and play.is_free)
     for ends_s in (prepared_s, max(play.now_s, prepared_s) + costs.latency_s):
         # The moment when all is found is kept on the way.
         play.until(lambda: is_found() and False, ends_s)
@@ -437,7 +446,11 @@ def outcome(play: Callable[[int], Outcome], images: int) -> Outcome:
 
 def print_tables(costs: Costs, driver: Driver) -> None:
     """Efficiency by workers and images, of single candidates and of those of a stream, and what costs most."""
-    for play, told in ((single, "a candidate alone"), (stream, "candidates of a search")):
+    for play, told, is_apart in (
+        (single, "a candidate alone", False),
+        (stream, "candidates of a search", False),
+        (stream, "candidates of a search, with a node of one CPU more for latency", True),
+    ):
         print(
             f"\n{costs.name}, {told}: share of the workers' time that goes into images; what costs most of the rest\n"
         )
@@ -445,9 +458,8 @@ def print_tables(costs: Costs, driver: Driver) -> None:
         for images in IMAGES:
             cells = []
             for workers in WORKERS:
-                cluster = Cluster(workers, MOST_CPUS, workers // MOST_CPUS, costs.image_s)
-                seeds = SEEDS if images < PLAYED[0] else SEEDS[:1]
-                played = [outcome(partial(play, costs, driver, cluster, seed=seed), images) for seed in seeds]
+                cluster = Cluster(workers, MOST_CPUS, workers // MOST_CPUS, costs.image_s, is_apart)
+                played = [outcome(partial(play, costs, driver, cluster, seed=seed), images) for seed in SEEDS]
                 mean = sum(one.efficiency for one in played) / len(played)
                 cells.append(f"{mean:.1%}, {played[0].largest}")
             print(f"| {images:,} | {' | '.join(cells)} |", flush=True)

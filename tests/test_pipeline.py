@@ -32,7 +32,9 @@ from tuner.pipeline import tune
 from tuner.quantization.lowering.kernels import KERNEL_OPS
 from tuner.report.result import TuningResult
 from tuner.run_record import read_run
-from tuner.trial import CompletedTrial, RejectedTrial
+from tuner.search.announced import Announced
+from tuner.search.space import Outcome
+from tuner.trial import CompletedTrial, Proposal, RejectedTrial
 
 tf1 = tf.compat.v1
 
@@ -645,6 +647,27 @@ def test_objectives(make_job: MakeJob, objective: str) -> None:
     assert result.status is Status.ACCEPTED
     assert result.best is not None
     assert (result.best.measurement.memory_bytes > 0) == (objective == "footprint")
+
+
+@pytest.mark.parametrize("objective", ["performance", "footprint"])
+def test_what_comes_of_a_trial_is_foretold(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
+    foretold: list[Outcome] = []
+    recorded: list[Outcome] = []
+    record = Announced.record
+
+    def noted(self: Announced, proposal: Proposal, outcome: Outcome) -> None:
+        recorded.append(outcome)
+        record(self, proposal, outcome)
+
+    monkeypatch.setattr(Announced, "foretell", lambda self, outcome: foretold.append(outcome))
+    monkeypatch.setattr(Announced, "record", noted)
+    job = make_job(relative=0.9)
+    tune(replace(job, config=with_tuning(job, objective=objective)))
+    # Memory is taken last of all.
+    assert len(foretold) == (0 if objective == "footprint" else len(recorded))
+    for expected, outcome in zip(foretold, recorded, strict=False):
+        assert (expected.loss, expected.excess) == pytest.approx((outcome.loss, outcome.excess), abs=1e-12)
+        assert expected.cost == outcome.cost
 
 
 def test_the_next_run_measures_the_baseline_no_more(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

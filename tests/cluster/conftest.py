@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from tuner.cluster.pool import Hired
+from tuner.cluster.hired import Hired
 from tuner.cluster.workforce import ClusterSettings, ClusterWorkforce, cluster_workforce
 from tuner.data.dataset import DetectionDataset, open_dataset
 from tuner.engine import Engine, LoweringSource

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, TaskCancelledError
 
-from tuner.cluster import pool, scheduler
+from tuner.cluster import hired, pool, scheduler
 from tuner.cluster.facts import NodeFacts
 
 HERE = NodeFacts("driver", {"CPU instructions": "avx2"})
@@ -80,7 +80,7 @@ class Actor:
 class Node:
     """A machine. answers: what its workers answer at once; without it tests answer. handed: arguments of all calls.
 
-    is_deadly: its workers die with any call.
+    is_deadly: its workers die with any call. resources: beside its CPUs.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Node:
     is_deadly: bool = False
     actors: list[Actor] = field(default_factory=list)
     handed: list[Any] = field(default_factory=list)
+    resources: dict[str, float] = field(default_factory=dict)
 
     @property
     def node_id(self) -> str:
@@ -118,7 +119,7 @@ class FakeRay:
                 "NodeName": one.name,
                 "NodeManagerHostname": one.name,
                 "Alive": one.is_alive,
-                "Resources": {"CPU": float(one.cpus)},
+                "Resources": {"CPU": float(one.cpus), **one.resources},
             }
             for one in self.machines
         ]
@@ -160,8 +161,8 @@ class FakeRay:
 def install(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> FakeRay:
     """Let pool and scheduler see these nodes."""
     fake = FakeRay(nodes)
-    monkeypatch.setattr(pool, "ray", fake)
-    monkeypatch.setattr(scheduler, "ray", fake)
+    for module in (hired, pool, scheduler):
+        monkeypatch.setattr(module, "ray", fake)
     monkeypatch.setattr(pool, "NODES_EVERY_S", 0.0)
     return fake
 

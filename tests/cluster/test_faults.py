@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tests.cluster.conftest import Nodes, Shapes, at_work, facts_of, hired, process_of, until
 from tuner.cluster import scheduler as scheduling
+from tuner.cluster.hired import Hired
 from tuner.cluster.jobs import Job
-from tuner.cluster.pool import Hired
 from tuner.cluster.workforce import ClusterWorkforce
 from tuner.errors import EvaluationError
 from tuner.evaluation import workers as evaluation_workers

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.fake_ray import HERE, FakeRay, Node, install, until
 from tuner.cluster import scheduler as scheduling
 from tuner.cluster.jobs import Call, Job
-from tuner.cluster.pool import MOST_IDLE_DEATHS, Pool, PoolSettings
+from tuner.cluster.pool import FOR_LATENCY, MOST_IDLE_DEATHS, Pool, PoolSettings
 from tuner.cluster.recipe import Failure
 from tuner.cluster.scheduler import MOST_DEATHS, QUEUED, Scheduler
 from tuner.errors import ClusterError, DatasetError, EvaluationError
@@ -309,15 +309,30 @@ def test_what_is_alone_is_made_ready_while_its_node_still_works(start: Start) ->
     until(lambda: pending(node) == [0, 2, 1, 3])
     timing = scheduler.submit(timed(100))
     until(lambda: node.living[0].readying)
-    assert not node.living[1].readying
+    node.living[0].readying[0].answer(None)
+    time.sleep(0.1)
+    assert [len(actor.readying) for actor in node.living] == [1, 0]
+    assert 100 not in node.handed
     node.answers = doubled
     answer_until(lambda: not node.pending, node)
     assert list(scheduler.results(finding)) == [0, 2, 4, 6]
+    assert list(scheduler.results(timing)) == [200]
+
+
+def test_what_is_alone_waits_until_it_is_made_ready(start: Start) -> None:
+    node = Node("driver")
+    scheduler = start(node)
+    finding = scheduler.submit(job(1))
+    until(lambda: pending(node) == [0])
+    timing = scheduler.submit(timed(100))
+    until(lambda: node.living[0].readying)
+    node.answers = doubled
+    answer_until(lambda: not node.pending, node)
+    assert list(scheduler.results(finding)) == [0]
     time.sleep(0.1)
     assert 100 not in node.handed
     node.living[0].readying[0].answer(None)
     assert list(scheduler.results(timing)) == [200]
-    assert [len(actor.readying) for actor in node.living] == [1, 0]
 
 
 def test_an_idle_node_need_not_be_made_ready(start: Start) -> None:
@@ -342,13 +357,14 @@ def test_who_dies_while_made_ready_is_not_asked_for_that_again(start: Start) -> 
     assert not node.living[0].readying
 
 
-def test_latency_is_taken_on_the_smallest_of_the_others_nodes(start: Start) -> None:
-    large, small = Node("large", cpus=3), Node("small", cpus=1)
-    scheduler = start(large, small)
+def test_latency_is_taken_on_the_node_that_is_meant_for_it(start: Start) -> None:
+    own, other, meant = Node("driver", cpus=2), Node("other"), Node("small", resources={FOR_LATENCY: 1.0})
+    scheduler = start(own, other, meant)
     until(lambda: scheduler.workers == 4)
     scheduler.submit(timed(100))
-    until(lambda: pending(small) == [100])
-    assert pending(large) == []
+    until(lambda: pending(meant) == [100])
+    assert pending(own, other) == []
+    assert scheduler.slots_elsewhere == 3
 
 
 def test_latency_goes_on_elsewhere_when_its_node_is_lost(start: Start, caplog: pytest.LogCaptureFixture) -> None:

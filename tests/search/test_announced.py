@@ -45,12 +45,16 @@ def test_what_is_foretold_is_followed() -> None:
     search = Announced(make, foresight, wanted=lambda: 2, announce=lambda told: announced.append(list(told)))
     foretold: Proposal | None = None
     hits = []
+    before = 0
     while (proposal := search.propose()) is not None:
         if foretold is not None:
             hits.append(foretold == proposal)
+        # Announced by itself it would drop what was foretold to follow it.
+        assert len(announced) - before == (2 if foretold is None else 1)
         before = len(announced)
         search.foretell(monotone(proposal))
         foretold = announced[-1][0] if len(announced) > before else None
+        before = len(announced)
         search.record(proposal, monotone(proposal))
     assert len(hits) >= 5
     assert all(hits)

@@ -3,17 +3,18 @@
 import logging
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.cluster.facts import NodeFacts, differences
-from tuner.cluster.jobs import Handed, Job
+from tuner.cluster.hired import Hired
+from tuner.cluster.jobs import Job
 from tuner.cluster.worker import PREPARING, SEARCHING, Worker
 from tuner.errors import ClusterError
 
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 NODES_EVERY_S = 1.0
 # A node on which so many workers died that had done nothing, and not by what others did later, gets no more.
 MOST_IDLE_DEATHS = 3
+# A resource of Ray's that users give to the node on which latency is to be taken.
+FOR_LATENCY = "latency"
 # So long latency waits for a worker on the node where it was taken before.
 PINNED_FOR_S = 120.0
 
@@ -41,65 +44,6 @@ class PoolSettings:
     cache_mb: int = 512
 
 
-@dataclass(eq=False)
-class Hired:
-    """A worker of the pool.
-
-    slots: how many calls it works on at a time. given: what it was handed and has not answered, oldest first. had: what
-    it kept. to_prepare: arguments of calls that make graphs ready; preparing: the one on its way.
-    """
-
-    actor: Any
-    node_id: str
-    host: str
-    facts: Any
-    slots: int = 1
-    is_ready: bool = False
-    has_worked: bool = False
-    is_blamed: bool = False
-    given: list[Handed] = field(default_factory=list)
-    had: set[object] = field(default_factory=set)
-    to_prepare: deque[Sequence[Any]] = field(default_factory=deque)
-    preparing: Any = None
-    prepares_since: float = 0.0
-    died_preparing: bool = False
-
-    def give(self, job: Job, index: int) -> None:
-        """Hand it a call."""
-        call = job.calls[index]
-        since = time.monotonic() if len(self.given) < self.slots else None
-        self.given.append(Handed(job, index, getattr(self.actor, call.method).remote(*call.arguments), since))
-        if call.keeps is not None:
-            self.had.add(call.keeps)
-
-    def prepare(self, method: str, arguments: Sequence[Any]) -> None:
-        """Let it make something ready beside its calls; one thing at a time."""
-        self.preparing = getattr(self.actor, method).remote(*arguments)
-        self.prepares_since = time.monotonic()
-
-    def prepare_next(self) -> None:
-        """Let it make the next graph ready, if there is one and it makes none."""
-        if self.to_prepare and self.preparing_s() is None:
-            self.prepare("prepare", self.to_prepare.popleft())
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it does nothing at all."""
-        return not self.given and self.preparing_s() is None
-
-    def preparing_s(self) -> float | None:
-        """For how long it has been making a graph ready; None where it does not."""
-        if self.preparing is not None and ray.wait([self.preparing], timeout=0)[0]:
-            try:
-                ray.get(self.preparing)
-            except RayTaskError:
-                _log.debug("a graph was not made ready", exc_info=True)
-            except RayError:
-                self.died_preparing = True
-            self.preparing = None
-        return None if self.preparing is None else time.monotonic() - self.prepares_since
-
-
 class Pool:
     """The workers of a run. expected: what their machines must be like."""
 
@@ -109,7 +53,7 @@ class Pool:
         self._deaths: Counter[str] = Counter()
         self._looked_at = 0.0
         self._alive: set[str] = set()
-        self._cpus: dict[str, int] = {}
+        self._for_latency: set[str] = set()
         self.refused: dict[str, str] = {}
         # Workers that are no more, whose calls somebody has to take over.
         self.gone: list[Hired] = []
@@ -127,6 +71,12 @@ class Pool:
         return sum(worker.slots for worker in self)
 
     @property
+    def slots_elsewhere(self) -> int:
+        """How many of them are not on the pinned node."""
+        pinned = self.pinned
+        return sum(worker.slots for worker in self if worker.node_id != pinned)
+
+    @property
     def described(self) -> str:
         """What the cluster has to offer now, in words."""
         cpus = [count for node in ray.nodes() if (count := _cpus(node))]
@@ -141,7 +91,7 @@ class Pool:
     def pinned(self) -> str:
         """The node on which latency is taken, one for the whole run: the driver's own where that has workers.
 
-        Otherwise the one with the fewest CPUs, since all of them are idle meanwhile.
+        One that has the resource FOR_LATENCY goes before.
         """
         nodes, now = self.hosts, time.monotonic()
         if self._pinned in nodes:
@@ -150,11 +100,26 @@ class Pool:
         is_lost = self._pinned not in self._alive - self.refused.keys() or now - self._pinned_at > PINNED_FOR_S
         if is_lost and nodes:
             own = ray.get_runtime_context().get_node_id()
-            chosen = own if own in nodes else min(nodes, key=lambda node_id: self._cpus[node_id])
+            marked = [node_id for node_id in nodes if node_id in self._for_latency]
+            chosen = next(iter(marked or nodes)) if marked or own not in nodes else own
             if self._pinned:
                 _log.warning("the node that latency was taken on is lost; from here on it is %s", nodes[chosen])
             self._pinned, self._pinned_at = chosen, now
         return self._pinned
+
+    def give_alone(self, job: Job) -> str:
+        """Hand over what must be alone as soon as the pinned node is idle; the node, which is kept free for it."""
+        pinned = self.pinned
+        there = [worker for worker in self if worker.node_id == pinned]
+        if job.waiting and there:
+            call = job.calls[job.waiting[0]]
+            if all(worker.is_idle for worker in there):
+                there[0].give(job, job.waiting.popleft())
+            elif call.beforehand and there[0].preparing_s() is None:
+                there[0].prepare(call.beforehand, call.arguments)
+                # Once: what a worker dies of then is not the call's fault yet.
+                call.beforehand = ""
+        return pinned
 
     def ask_nodes(self) -> list[Any] | None:
         """What Ray says of the nodes, now and then; it never answers where the cluster's head is lost."""
@@ -217,7 +182,8 @@ class Pool:
             self.lose(worker, "was lost with its node")
         for node in nodes:
             cpus, node_id = _cpus(node), node["NodeID"]
-            self._cpus[node_id] = cpus
+            if node["Resources"].get(FOR_LATENCY):
+                self._for_latency.add(node_id)
             if cpus < 1 or node_id in self.refused:
                 continue
             wanted = math.ceil(cpus / self._settings.cpus)
@@ -272,16 +238,6 @@ def in_one_line(error: BaseException) -> str:
     """The last line of what Ray tells, where the cause is, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].partition(" Some common causes include")[0] if lines else type(error).__name__
-
-
-def answered(references: Sequence[Any], wait_s: float) -> set[Any]:
-    """Which of these have a result; waits a little for the first."""
-    if not references:
-        return set()
-    done, _ = ray.wait(references, num_returns=1, timeout=wait_s)
-    if done:
-        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
-    return set(done)
 
 
 def _cpus(node: Mapping[str, Any]) -> int:

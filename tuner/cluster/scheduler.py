@@ -11,8 +11,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
+from tuner.cluster.hired import Hired, answered
 from tuner.cluster.jobs import Call, Handed, Job
-from tuner.cluster.pool import Hired, Pool, answered, in_one_line
+from tuner.cluster.pool import Pool, in_one_line
 from tuner.cluster.recipe import Failure
 from tuner.errors import ClusterError, DatasetError, EvaluationError
 
@@ -90,6 +91,12 @@ class Scheduler:
     def slots(self) -> int:
         """How many calls are worked on at a time now; see `workers`."""
         return self.workers and self._pool.slots
+
+    @property
+    def slots_elsewhere(self) -> int:
+        """How many of them are not where latency is taken."""
+        with self._changed:
+            return self._pool.slots_elsewhere
 
     @property
     def workers(self) -> int:
@@ -179,19 +186,7 @@ class Scheduler:
     def _alone(self) -> str:
         """Run what must be alone where the pinned node is idle; the node that is kept free for it, or ""."""
         job = next((one for one in self._jobs if one.is_alone and one.is_due), None)
-        if job is None:
-            return ""
-        pinned = self._pool.pinned
-        there = [worker for worker in self._pool if worker.node_id == pinned]
-        if job.waiting and there:
-            call = job.calls[job.waiting[0]]
-            if all(worker.is_idle for worker in there):
-                there[0].give(job, job.waiting.popleft())
-            elif call.beforehand and there[0].preparing_s() is None:
-                there[0].prepare(call.beforehand, call.arguments)
-                # Once: what a worker dies of then is not the call's fault yet.
-                call.beforehand = ""
-        return pinned
+        return "" if job is None else self._pool.give_alone(job)
 
     def _give_next(self, worker: Hired, window: int, *, is_queued: bool) -> None:
         """Hand a worker a call, one of the next `window` of a job: what it has kept the images of, if there is one."""

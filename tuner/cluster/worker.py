@@ -98,11 +98,12 @@ class Worker:
         return _told(lambda: trial_latency(self._timed_session(recipe, threads), image))
 
     def _timed_session(self, recipe: Recipe, threads: tuple[int, int]) -> ModelRunner:
-        """A session of its own, which is closed when the next one is wanted: nobody waits for that."""
+        """A session of its own, which is closed when the next one is wanted: nobody waits for that.
+
+        A latency that still runs in it then is one that nobody wants any more.
+        """
         if self._timed is None or self._timed[0] != recipe.key:
-            if self._timed is not None:
-                self._timed[1].close()
-                self._timed = None
+            self._end_timed_session()
             with self._graph(recipe) as loaded:
                 self._timed = recipe.key, ModelRunner(loaded.model, *threads)
         return self._timed[1]
@@ -113,7 +114,13 @@ class Worker:
 
     def call(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         """What a function of the package gives."""
+        self._end_timed_session()
         return _told(lambda: function(*arguments))
+
+    def _end_timed_session(self) -> None:
+        if self._timed is not None:
+            self._timed[1].close()
+            self._timed = None
 
     def _find(self, recipe: Recipe, stored: Stored, part: ImageRange) -> FoundRange | Failure:
         chunk: ImageChunk = self._value(stored)

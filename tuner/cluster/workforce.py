@@ -40,7 +40,7 @@ MOST_AT_ONCE = 8
 # From so many images on, COCO's figures take longer than to send them. In more parts than that they are not made
 # faster, since one category cannot be split.
 MANY_IMAGES, MOST_PARTS = 500, 32
-# About so long latency takes, with the session for it, until it is known.
+# About so long latency takes until it is known.
 LATENCY_S = 5.0
 # More runs beside each other in one process wait for Python.
 MOST_CPUS = 8
@@ -221,10 +221,9 @@ class ClusterWorkforce:
 
     def _left_for_latency(self, finding: Job) -> int:
         """How many calls the other nodes answer while one takes latency; none where there is no other node."""
-        nodes = len(self._pool.hosts)
         # What the pinned node has begun has to end first.
         meanwhile_s = self._latency_s + max(LONGEST_S, self.image_s)
-        images_meanwhile = meanwhile_s * self._scheduler.slots * (1 - 1 / nodes) / self.image_s if nodes > 1 else 0.0
+        images_meanwhile = meanwhile_s * self._scheduler.slots_elsewhere / self.image_s
         left = 0
         for call in reversed(finding.calls):
             images_meanwhile -= len(call.arguments[-1])

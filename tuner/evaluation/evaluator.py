@@ -56,7 +56,7 @@ class Evaluator(Protocol):
         """Measure in full, or drop the graph at one of the looks of `rejections`; without them it is measured in full.
 
         certify: given what our own accumulation says of the graph, without other metrics than those that the criterion
-        watches, whether they must come from the authority on the metric.
+        watches, whether its figures must come from the authority on the metric.
         rejections: of what is compared, the rule of when to drop; all with the same looks.
         keep: is given the match records of a graph measured in full, in the order that `rejections` want the
         baseline's in; not called where accuracy does not come from matches.

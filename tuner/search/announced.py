@@ -30,14 +30,18 @@ class Announced:
         self._search = make(self._foresight.for_search)
         self._recorded: list[tuple[Proposal, Outcome]] = []
         self._proposed: Proposal | None = None
+        # What was announced as the next one, when that was all but sure.
+        self._foretold: Proposal | None = None
 
     def propose(self) -> Proposal | None:
         """The next plan to try; see `Search`."""
         self._proposed = proposal = self._search.propose()
+        foretold, self._foretold = self._foretold, None
         wanted = self._wanted()
         if wanted and proposal is not None:
-            # At once, since to play ahead takes a while.
-            self._announce([proposal])
+            if proposal != foretold:
+                # At once, since to play ahead takes a while.
+                self._announce([proposal])
             foresight = self._foresight.for_ahead(COSTS_EACH * wanted)
             following = likely_next(lambda: self._make(foresight), self._recorded, wanted + 1)
             self._announce([proposal, *(one for one in following if one != proposal)])
@@ -47,11 +51,12 @@ class Announced:
         """What will all but surely be recorded of the proposed plan: announce what follows then."""
         wanted = self._wanted()
         if wanted and self._proposed is not None:
-            # Nothing that takes long: whoever foretells has more to do.
+            # Without any measurement: whoever foretells has more to do.
             foresight = self._foresight.for_ahead(0)
             known = [*self._recorded, (self._proposed, outcome)]
             following = likely_next(lambda: self._make(foresight), known, wanted)
             if following:
+                self._foretold = following[0]
                 self._announce(following)
 
     def end(self) -> None:
