@@ -59,15 +59,13 @@ class Driver:
 class Cluster:
     """workers: calls that are worked on at a time, in processes of `slots` each, on `nodes` machines.
 
-    image_s: what the driver thinks an image takes when it cuts. is_apart: latency is taken on a node of one CPU more,
-    which does nothing else.
+    image_s: what the driver thinks an image takes when it cuts.
     """
 
     workers: int
     slots: int
     nodes: int
     image_s: float
-    is_apart: bool = False
 
     @property
     def processes(self) -> int:
@@ -154,7 +152,7 @@ class Play:
         nodes = [i * cluster.nodes // cluster.processes for i in range(cluster.processes)]
         self._processes = [_Process(node, slowness[node]) for node in nodes]
         # What they can do: that some are slow is no overhead.
-        self.capacity = sum(cluster.slots / process.slowness for process in self._processes) + cluster.is_apart
+        self.capacity = sum(cluster.slots / process.slowness for process in self._processes)
         self._sizes = list(sizes(images, cluster))
         self._jobs: list[_Job] = []
         self._ending: list[_Call] = []
@@ -374,7 +372,7 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
     parts = {
         "making the graph": made_s,
         "plans begun in vain": wasted / counted / cluster.workers,
-        "latency": 0.0 if cluster.is_apart else costs.latency_s / cluster.nodes,
+        "latency": costs.latency_s / cluster.nodes,
         "mAP": (after[-1] - before[-1]) / counted / cluster.workers,
     }
     parts["waiting"] = wall_s - ideal_s - sum(parts.values())
@@ -392,15 +390,11 @@ def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
 
     # As `ClusterWorkforce` has it: what the other nodes do while one takes latency, for as long as it took last time.
     meanwhile_s = costs.latency_s + max(LONGEST_S, cluster.image_s)
-    elsewhere = cluster.workers if cluster.is_apart else cluster.workers * (1 - 1 / cluster.nodes)
-    meanwhile = meanwhile_s * elsewhere / cluster.image_s
+    meanwhile = meanwhile_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
     play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
-    if cluster.is_apart:
-        prepared_s = play.now_s + costs.lower_s + costs.session_s + costs.image_s
-    else:
-        play.reserve(is_reserved=True)
-        prepared_s = play.prepare_latency()
-        play.until(lambda: is_found() is not None and play.is_free)
+    play.reserve(is_reserved=True)
+    prepared_s = play.prepare_latency()
+    play.until(lambda: is_found() is not None and play.is_free)
     for ends_s in (prepared_s, max(play.now_s, prepared_s) + costs.latency_s):
         # The moment when all is found is kept on the way.
         play.until(lambda: is_found() and False, ends_s)
@@ -446,11 +440,7 @@ def outcome(play: Callable[[int], Outcome], images: int) -> Outcome:
 
 def print_tables(costs: Costs, driver: Driver) -> None:
     """Efficiency by workers and images, of single candidates and of those of a stream, and what costs most."""
-    for play, told, is_apart in (
-        (single, "a candidate alone", False),
-        (stream, "candidates of a search", False),
-        (stream, "candidates of a search, with a node of one CPU more for latency", True),
-    ):
+    for play, told in ((single, "a candidate alone"), (stream, "candidates of a search")):
         print(
             f"\n{costs.name}, {told}: share of the workers' time that goes into images; what costs most of the rest\n"
         )
@@ -458,7 +448,7 @@ def print_tables(costs: Costs, driver: Driver) -> None:
         for images in IMAGES:
             cells = []
             for workers in WORKERS:
-                cluster = Cluster(workers, MOST_CPUS, workers // MOST_CPUS, costs.image_s, is_apart)
+                cluster = Cluster(workers, MOST_CPUS, workers // MOST_CPUS, costs.image_s)
                 played = [outcome(partial(play, costs, driver, cluster, seed=seed), images) for seed in SEEDS]
                 mean = sum(one.efficiency for one in played) / len(played)
                 cells.append(f"{mean:.1%}, {played[0].largest}")

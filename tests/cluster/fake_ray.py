@@ -80,7 +80,7 @@ class Actor:
 class Node:
     """A machine. answers: what its workers answer at once; without it tests answer. handed: arguments of all calls.
 
-    is_deadly: its workers die with any call. resources: beside its CPUs.
+    is_deadly: its workers die with any call.
     """
 
     name: str
@@ -91,7 +91,6 @@ class Node:
     is_deadly: bool = False
     actors: list[Actor] = field(default_factory=list)
     handed: list[Any] = field(default_factory=list)
-    resources: dict[str, float] = field(default_factory=dict)
 
     @property
     def node_id(self) -> str:
@@ -119,7 +118,7 @@ class FakeRay:
                 "NodeName": one.name,
                 "NodeManagerHostname": one.name,
                 "Alive": one.is_alive,
-                "Resources": {"CPU": float(one.cpus), **one.resources},
+                "Resources": {"CPU": float(one.cpus)},
             }
             for one in self.machines
         ]

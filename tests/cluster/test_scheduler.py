@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.fake_ray import HERE, FakeRay, Node, install, until
 from tuner.cluster import scheduler as scheduling
 from tuner.cluster.jobs import Call, Job
-from tuner.cluster.pool import FOR_LATENCY, MOST_IDLE_DEATHS, Pool, PoolSettings
+from tuner.cluster.pool import MOST_IDLE_DEATHS, Pool, PoolSettings
 from tuner.cluster.recipe import Failure
 from tuner.cluster.scheduler import MOST_DEATHS, QUEUED, Scheduler
 from tuner.errors import ClusterError, DatasetError, EvaluationError
@@ -357,13 +357,9 @@ def test_who_dies_while_made_ready_is_not_asked_for_that_again(start: Start) -> 
     assert not node.living[0].readying
 
 
-def test_latency_is_taken_on_the_node_that_is_meant_for_it(start: Start) -> None:
-    own, other, meant = Node("driver", cpus=2), Node("other"), Node("small", resources={FOR_LATENCY: 1.0})
-    scheduler = start(own, other, meant)
-    until(lambda: scheduler.workers == 4)
-    scheduler.submit(timed(100))
-    until(lambda: pending(meant) == [100])
-    assert pending(own, other) == []
+def test_slots_elsewhere_are_those_of_nodes_that_are_not_pinned(start: Start) -> None:
+    scheduler = start(Node("other", cpus=3), Node("driver", cpus=2))
+    until(lambda: scheduler.workers == 5)
     assert scheduler.slots_elsewhere == 3
 
 

@@ -24,8 +24,6 @@ _log = logging.getLogger(__name__)
 NODES_EVERY_S = 1.0
 # A node on which so many workers died that had done nothing, and not by what others did later, gets no more.
 MOST_IDLE_DEATHS = 3
-# A resource of Ray's that users give to the node on which latency is to be taken.
-FOR_LATENCY = "latency"
 # So long latency waits for a worker on the node where it was taken before.
 PINNED_FOR_S = 120.0
 
@@ -53,7 +51,6 @@ class Pool:
         self._deaths: Counter[str] = Counter()
         self._looked_at = 0.0
         self._alive: set[str] = set()
-        self._for_latency: set[str] = set()
         self.refused: dict[str, str] = {}
         # Workers that are no more, whose calls somebody has to take over.
         self.gone: list[Hired] = []
@@ -89,10 +86,7 @@ class Pool:
 
     @property
     def pinned(self) -> str:
-        """The node on which latency is taken, one for the whole run: the driver's own where that has workers.
-
-        One that has the resource FOR_LATENCY goes before.
-        """
+        """The node on which latency is taken, one for the whole run: the driver's own where that has workers."""
         nodes, now = self.hosts, time.monotonic()
         if self._pinned in nodes:
             self._pinned_at = now
@@ -100,8 +94,7 @@ class Pool:
         is_lost = self._pinned not in self._alive - self.refused.keys() or now - self._pinned_at > PINNED_FOR_S
         if is_lost and nodes:
             own = ray.get_runtime_context().get_node_id()
-            marked = [node_id for node_id in nodes if node_id in self._for_latency]
-            chosen = next(iter(marked or nodes)) if marked or own not in nodes else own
+            chosen = own if own in nodes else next(iter(nodes))
             if self._pinned:
                 _log.warning("the node that latency was taken on is lost; from here on it is %s", nodes[chosen])
             self._pinned, self._pinned_at = chosen, now
@@ -182,8 +175,6 @@ class Pool:
             self.lose(worker, "was lost with its node")
         for node in nodes:
             cpus, node_id = _cpus(node), node["NodeID"]
-            if node["Resources"].get(FOR_LATENCY):
-                self._for_latency.add(node_id)
             if cpus < 1 or node_id in self.refused:
                 continue
             wanted = math.ceil(cpus / self._settings.cpus)
