@@ -70,7 +70,9 @@ class Pool:
     @property
     def slots_elsewhere(self) -> int:
         """How many of them are not on the pinned node."""
-        pinned = self.pinned
+        nodes = self.hosts
+        # Not pinned by that: the driver's own may not be there yet.
+        pinned = self._pinned if self._pinned in nodes else _fittest(nodes)
         return sum(worker.slots for worker in self if worker.node_id != pinned)
 
     @property
@@ -86,15 +88,14 @@ class Pool:
 
     @property
     def pinned(self) -> str:
-        """The node on which latency is taken, one for the whole run: the driver's own where that has workers."""
+        """The node on which latency is taken: the driver's own where that has workers, and one for the whole run."""
         nodes, now = self.hosts, time.monotonic()
         if self._pinned in nodes:
             self._pinned_at = now
         # A node that only lost its workers gets new ones, unless somebody else took its place.
         is_lost = self._pinned not in self._alive - self.refused.keys() or now - self._pinned_at > PINNED_FOR_S
         if is_lost and nodes:
-            own = ray.get_runtime_context().get_node_id()
-            chosen = own if own in nodes else next(iter(nodes))
+            chosen = _fittest(nodes)
             if self._pinned:
                 _log.warning("the node that latency was taken on is lost; from here on it is %s", nodes[chosen])
             self._pinned, self._pinned_at = chosen, now
@@ -229,6 +230,12 @@ def in_one_line(error: BaseException) -> str:
     """The last line of what Ray tells, where the cause is, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].partition(" Some common causes include")[0] if lines else type(error).__name__
+
+
+def _fittest(nodes: Mapping[str, str]) -> str:
+    """To take latency on; "" where there are none."""
+    own: str = ray.get_runtime_context().get_node_id()
+    return own if own in nodes else next(iter(nodes), "")
 
 
 def _cpus(node: Mapping[str, Any]) -> int:
