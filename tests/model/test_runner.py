@@ -47,6 +47,22 @@ def test_detect_cuts_to_the_number_and_drops_the_batch() -> None:
     np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.7])
 
 
+def test_threads_that_ran_a_graph_end_with_it() -> None:
+    """What kernels keep in a thread must not meet another graph."""
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    image = np.zeros((4, 4, 3), np.uint8)
+    with ModelRunner(detector(), 2, 2) as runner:
+        runner.detect(image)
+    before = threads()
+    with ModelRunner(detector(), 2, 7) as runner:
+        runner.detect(image)
+        assert threads() >= before + 7
+    assert threads() < before + 7
+
+
 @pytest.mark.parametrize(("count", "length"), [(0.0, 0), (5.0, 5), (9.0, 5)])
 def test_number_of_detections(count: float, length: int) -> None:
     with ModelRunner(detector(count=count)) as runner:

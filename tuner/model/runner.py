@@ -75,6 +75,9 @@ class ModelRunner:
         # It takes the graph with all weights through MLIR and back, four times, which is most of a first run's time;
         # what comes out computes the same bits in the same time.
         config.graph_options.rewrite_options.disable_tfg_optimizer = RewriterConfig.ON
+        # TensorFlow's int8 kernels keep what oneDNN made for them, in each thread, under the address of the weights'
+        # scales: a thread that served another graph, whose memory this one has now, may run with that one's scales.
+        config.use_per_session_threads = True
         config.experimental.disable_output_partition_graphs = not keeps_graphs
         if xla:
             allow_xla_on_cpu()
