@@ -99,16 +99,17 @@ class Outcome:
 
 @dataclass(eq=False)
 class _Job:
-    """Calls: the images of each. graph: tells graphs apart. rank: 0 for what is asked for."""
+    """Calls. graph: tells graphs apart. waiting: the images of each that nobody has yet. rank: 0 for what is asked for.
+
+    left: how many have not ended. done_s: when the last one did.
+    """
 
     graph: int
     waiting: deque[int]
     rank: int
-    left: int = 0
+    left: int
+    done_s: float = math.inf
     is_over: bool = False
-
-    def __post_init__(self) -> None:
-        self.left = len(self.waiting)
 
 
 @dataclass(eq=False)
@@ -165,13 +166,13 @@ class Play:
 
     def submit(self, graph: int, rank: int) -> _Job:
         """Begin with the images of a candidate."""
-        return self._add(_Job(graph, deque(self._sizes), rank))
+        return self._add(_Job(graph, deque(self._sizes), rank, left=len(self._sizes)))
 
     def spread(self, calls: int, call_s: float) -> _Job:
         """Begin with calls that do something else, at most one for each process, in a thread that is theirs."""
-        job = _Job(-1, deque([0] * calls), 0)
-        for process in self._processes[:calls]:
-            job.waiting.popleft()
+        processes = self._processes[:calls]
+        job = _Job(-1, deque(), 0, left=len(processes))
+        for process in processes:
             self.now_s += self._driver.give_s
             spent_s = call_s * process.slowness
             self.spent_s[job.graph] += spent_s
@@ -226,6 +227,10 @@ class Play:
                 return
             self._collect()
             self._hand_out()
+
+    def wait(self, seconds: float) -> None:
+        """Hand out and collect for so long."""
+        self.until(lambda: False, self.now_s + seconds)
 
     def reserve(self, *, is_reserved: bool) -> None:
         """Keep the first node free, for latency."""
@@ -297,6 +302,7 @@ class Play:
                 call.job.left -= 1
                 self.now_s += call.images * self._costs.merge_s
                 if not call.job.left:
+                    call.job.done_s = self.now_s
                     self._jobs.remove(call.job)
             if call.images and call.process.queued:
                 self._start(call.process, call.until_s)
@@ -318,7 +324,7 @@ def single(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
     play = Play(costs, driver, cluster, images, seed)
     job = play.submit(0, 0)
     # The driver makes the graph, too.
-    play.until(lambda: False, costs.lower_s)
+    play.wait(costs.lower_s)
     found_s = _find(play, job, costs, cluster)
     latency_s = play.now_s
     _own(play, costs, images)
@@ -351,14 +357,14 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
         if chance.random() > FIRST_IS_RIGHT:
             following.reverse()
         begun = {graph: play.submit(graph, rank) for rank, graph in enumerate(following, start=2)}
-        play.until(lambda: False, play.now_s + AHEAD_S)
+        play.wait(AHEAD_S)
         for graph in following:
             play.prepare(graph)
-        play.until(lambda: False, play.now_s + costs.lower_s)
+        play.wait(costs.lower_s)
         right.rank = 0
         _find(play, right, costs, cluster)
         _own(play, costs, images)
-        play.until(lambda: False, play.now_s + AHEAD_S)
+        play.wait(AHEAD_S)
         play.cancel(begun.pop(2 * number + 1))
         # As if every second one passed.
         _figures(play, costs, cluster, images, certify=number % 2 == 1)
@@ -381,31 +387,22 @@ def stream(costs: Costs, driver: Driver, cluster: Cluster, images: int, seed: in
 
 def _find(play: Play, job: _Job, costs: Costs, cluster: Cluster) -> float:
     """When all images are found; when the clock stops, latency is known, too."""
-    found: list[float] = []
-
-    def is_found() -> bool:
-        if not found and not job.left:
-            found.append(play.now_s)
-        return bool(found)
-
     # As `ClusterWorkforce` has it: what the other nodes do while one takes latency, for as long as it took last time.
     meanwhile_s = costs.latency_s + max(LONGEST_S, cluster.image_s)
     meanwhile = meanwhile_s * cluster.workers * (1 - 1 / cluster.nodes) / cluster.image_s
-    play.until(lambda: is_found() or sum(job.waiting) <= meanwhile)
+    play.until(lambda: sum(job.waiting) <= meanwhile)
     play.reserve(is_reserved=True)
     prepared_s = play.prepare_latency()
-    play.until(lambda: is_found() is not None and play.is_free)
-    for ends_s in (prepared_s, max(play.now_s, prepared_s) + costs.latency_s):
-        # The moment when all is found is kept on the way.
-        play.until(lambda: is_found() and False, ends_s)
+    play.until(lambda: play.is_free)
+    play.wait(max(prepared_s - play.now_s, 0.0) + costs.latency_s)
     play.reserve(is_reserved=False)
-    play.until(is_found)
-    return found[0]
+    play.until(lambda: not job.left)
+    return job.done_s
 
 
 def _own(play: Play, costs: Costs, images: int) -> None:
     """mAP of our own."""
-    play.until(lambda: False, play.now_s + costs.own_s * images / SET)
+    play.wait(costs.own_s * images / SET)
 
 
 def _figures(play: Play, costs: Costs, cluster: Cluster, images: int, *, certify: bool) -> None:
@@ -413,9 +410,9 @@ def _figures(play: Play, costs: Costs, cluster: Cluster, images: int, *, certify
     whole_s, part_s = (costs.certify_s, costs.certify_part_s) if certify else (costs.faster_s, costs.faster_part_s)
     share = images / SET
     if cluster.processes == 1 or images < MANY_IMAGES:
-        play.until(lambda: False, play.now_s + whole_s * share)
+        play.wait(whole_s * share)
         return
-    play.until(lambda: False, play.now_s + costs.tables_s * share)
+    play.wait(costs.tables_s * share)
     parts = min(cluster.processes, costs.parts, MOST_PARTS)
     job = play.spread(parts, max(part_s, (whole_s - costs.tables_s) / parts) * share)
     play.until(lambda: not job.left)
