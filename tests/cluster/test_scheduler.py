@@ -319,13 +319,19 @@ def test_what_is_alone_is_made_ready_while_its_node_still_works(start: Start) ->
     assert list(scheduler.results(timing)) == [200]
 
 
-def test_what_is_alone_waits_until_it_is_made_ready(start: Start) -> None:
+def being_made_ready(start: Start) -> tuple[Node, Scheduler, Job, Job]:
+    """A node that works on a call, and is made ready for what is to be alone; both jobs."""
     node = Node("driver")
     scheduler = start(node)
     finding = scheduler.submit(job(1))
     until(lambda: pending(node) == [0])
     timing = scheduler.submit(timed(100))
     until(lambda: node.living[0].readying)
+    return node, scheduler, finding, timing
+
+
+def test_what_is_alone_waits_until_it_is_made_ready(start: Start) -> None:
+    node, scheduler, finding, timing = being_made_ready(start)
     node.answers = doubled
     answer_until(lambda: not node.pending, node)
     assert list(scheduler.results(finding)) == [0]
@@ -343,12 +349,7 @@ def test_an_idle_node_need_not_be_made_ready(start: Start) -> None:
 
 
 def test_who_dies_while_made_ready_is_not_asked_for_that_again(start: Start) -> None:
-    node = Node("driver")
-    scheduler = start(node)
-    finding = scheduler.submit(job(1))
-    until(lambda: pending(node) == [0])
-    timing = scheduler.submit(timed(100))
-    until(lambda: node.living[0].readying)
+    node, scheduler, finding, timing = being_made_ready(start)
     node.answers = doubled
     node.living[0].die()
     assert list(scheduler.results(finding)) == [0]

@@ -13,12 +13,18 @@ from tuner.trial import Proposal
 SPACE = space_of(OPS[:20])
 
 
-def run(wanted: int) -> tuple[list[Proposal], list[list[Proposal]], str]:
-    """What is proposed, what was announced, and why it ended."""
+def announcing(wanted: int) -> tuple[Announced, list[list[Proposal]]]:
+    """A search, and what it announces from now on."""
     announced: list[list[Proposal]] = []
     make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
     foresight = foresight_of(OPS[:20])
     search = Announced(make, foresight, wanted=lambda: wanted, announce=lambda told: announced.append(list(told)))
+    return search, announced
+
+
+def run(wanted: int) -> tuple[list[Proposal], list[list[Proposal]], str]:
+    """What is proposed, what was announced, and why it ended."""
+    search, announced = announcing(wanted)
     proposals = []
     while (proposal := search.propose()) is not None:
         proposals.append(proposal)
@@ -39,10 +45,7 @@ def test_it_proposes_what_it_proposes_in_silence(wanted: int) -> None:
 
 
 def test_what_is_foretold_is_followed() -> None:
-    announced: list[list[Proposal]] = []
-    make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
-    foresight = foresight_of(OPS[:20])
-    search = Announced(make, foresight, wanted=lambda: 2, announce=lambda told: announced.append(list(told)))
+    search, announced = announcing(2)
     foretold: Proposal | None = None
     hits = []
     before = 0
@@ -61,11 +64,7 @@ def test_what_is_foretold_is_followed() -> None:
 
 
 def test_nothing_is_foretold_of_what_was_not_proposed() -> None:
-    announced: list[list[Proposal]] = []
-    make = partial(make_search, Strategy.GUIDED, SPACE, goes_on=False)
-    search = Announced(
-        make, foresight_of(OPS[:20]), wanted=lambda: 2, announce=lambda told: announced.append(list(told))
-    )
+    search, announced = announcing(2)
     proposal = search.propose()
     assert proposal is not None
     search.record(proposal, monotone(proposal))
